@@ -1,0 +1,299 @@
+"""Durable stores: checksummed, sharded Zarr written whole or not at all, and scratch that survives a crash.
+
+A store is complete only when its commit marker is there. The marker is written last, after every file and
+folder is synced to disk, and holds a manifest: every array's shape and dtype, every file with its size and
+SHA-256, and the digests of what the store was made from. `read` holds the files against the manifest, since
+zarr itself reads a missing chunk as the fill value.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MARKER = "COMMITTED.json"
+FORMAT = 1
+_CHUNK_BYTES = 1 << 20
+_SHARD_BYTES = 64 << 20
+
+
+class StoreError(ValueError):
+    """A store is absent, unfinished, damaged, or made from something else."""
+
+
+@dataclass(frozen=True)
+class Store:
+    """A complete store, verified when it was opened."""
+
+    path: Path
+    digest: str
+    inputs: Mapping[str, str]
+    attributes: Mapping[str, Any]
+    arrays: Mapping[str, Any]
+
+    def __getitem__(self, name: str) -> Any:
+        """The array `name`, read from disk only when sliced."""
+        if name not in self.arrays:
+            raise StoreError(f"{self.path}: no array {name!r}; there are {', '.join(self.arrays)}")
+        return self.arrays[name]
+
+    def expect(self, **inputs: str) -> Store:
+        """Itself, if it was made from just these inputs; StoreError naming the two that disagree otherwise."""
+        for name, digest in inputs.items():
+            found = self.inputs.get(name)
+            if found != digest:
+                made = f"was made from {name} {found[:12]}" if found else f"does not say which {name} it was made from"
+                raise StoreError(f"{self.path} {made}, but the {name} here is {digest[:12]}; "
+                                 f"remake it with `nfk repro`")
+        return self
+
+
+class StoreWriter:
+    """Arrays of a store being written; nothing is visible at the final path before `write` ends."""
+
+    def __init__(self, folder: Path) -> None:
+        import zarr
+
+        self._folder = folder
+        self._group = zarr.open_group(str(folder), mode="w", zarr_format=3)
+        self.attributes: dict[str, Any] = {}
+
+    def create(self, name: str, shape: tuple[int, ...], dtype: Any, *, compress: bool = False) -> Any:
+        """An empty array, sharded by rows, every chunk under CRC-32C. Writers must own whole shards."""
+        import zarr
+        from zarr.codecs import Crc32cCodec, ZstdCodec
+
+        chunks, shards = _layout(shape, np.dtype(dtype))
+        codecs = [ZstdCodec(level=3)] if compress else []  # float32 factors shrink by a tenth: not worth it
+        return self._group.create_array(
+            name, shape=shape, dtype=np.dtype(dtype), chunks=chunks, shards=shards,
+            compressors=[*codecs, Crc32cCodec()], fill_value=0,
+            config=zarr.core.array_spec.ArrayConfig.from_dict({"write_empty_chunks": True}))
+
+    def put(self, name: str, values: np.ndarray, *, compress: bool = False) -> None:
+        self.create(name, values.shape, values.dtype, compress=compress)[...] = values
+
+
+@contextmanager
+def write(path: Path | str, *, inputs: Mapping[str, str]) -> Iterator[StoreWriter]:
+    """Write a store whole: built beside `path`, synced, marked, moved into place in one rename.
+
+    inputs: digest of each thing it is made from, by name. An exception inside leaves `path` as it was.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left_over in path.parent.glob(f".{path.name}.*.partial"):
+        shutil.rmtree(left_over)
+    building = path.parent / f".{path.name}.{os.getpid()}.partial"
+    try:
+        writer = StoreWriter(building)
+        yield writer
+        manifest = _manifest(building, dict(inputs), dict(writer.attributes))
+        _sync_tree(building)
+        write_json(building / MARKER, manifest)
+        _replace_folder(building, path)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    read(path)  # the marker's claims, read back
+
+
+def read(path: Path | str) -> Store:
+    """Open a complete store; every file is held against the manifest (one read of its bytes).
+
+    Raises StoreError naming store and file when the store is absent, unfinished, or differs by one bit.
+    """
+    import zarr
+
+    path = Path(path)
+    if not path.is_dir():
+        raise StoreError(f"{path}: no such store; make it with `nfk repro`")
+    manifest = read_marker(path)
+    present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {MARKER}
+    listed = manifest["files"]
+    for name in sorted(set(listed) - present):
+        raise StoreError(f"{path}: {name} is missing; delete the store and run again")
+    for name in sorted(present - set(listed)):
+        raise StoreError(f"{path}: {name} is not in the manifest; delete the store and run again")
+    for name, (size, digest) in listed.items():
+        found = (path / name).stat().st_size
+        if found != size:
+            raise StoreError(f"{path}: {name} has {found} bytes, the manifest says {size}; "
+                             f"delete the store and run again")
+        if file_digest(path / name) != digest:
+            raise StoreError(f"{path}: {name} does not match its checksum; delete the store and run again")
+    group = zarr.open_group(str(path), mode="r", zarr_format=3)
+    return Store(path, manifest["digest"], manifest["inputs"], manifest["attributes"],
+                 {name: group[name] for name in manifest["arrays"]})
+
+
+def read_marker(path: Path) -> dict[str, Any]:
+    """The commit marker of the store at `path`, checked against its own digest."""
+    try:
+        manifest = json.loads((path / MARKER).read_text(encoding="utf-8"))
+        claimed = manifest.pop("digest")
+        if manifest["format"] != FORMAT:
+            raise StoreError(f"{path}: written in store format {manifest['format']}, this nfk reads {FORMAT}; "
+                             f"delete the store and run again")
+        if json_digest(manifest) != claimed:
+            raise StoreError(f"{path}: {MARKER} does not match its own digest; delete the store and run again")
+    except FileNotFoundError:
+        raise StoreError(f"{path}: unfinished (no {MARKER}); delete it and run again") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+        raise StoreError(f"{path}: {MARKER} is damaged; delete the store and run again") from None
+    return {**manifest, "digest": claimed}
+
+
+def _manifest(folder: Path, inputs: dict[str, str], attributes: dict[str, Any]) -> dict[str, Any]:
+    import zarr
+
+    group = zarr.open_group(str(folder), mode="r", zarr_format=3)
+    files = {str(file.relative_to(folder)): [file.stat().st_size, file_digest(file)]
+             for file in sorted(folder.rglob("*")) if file.is_file()}
+    manifest = {
+        "format": FORMAT,
+        "inputs": inputs,
+        "attributes": attributes,
+        "arrays": {name: {"shape": list(array.shape), "dtype": str(array.dtype)}
+                   for name, array in sorted(group.arrays())},
+        "files": files,
+    }
+    return {**manifest, "digest": json_digest(manifest)}
+
+
+def _layout(shape: tuple[int, ...], dtype: np.dtype) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Chunks of about 1 MiB and shards of about 64 MiB, cut along the rows only."""
+    row_bytes = max(1, dtype.itemsize * math.prod(shape[1:]))
+    rows = max(1, shape[0])
+    chunk_rows = min(rows, max(1, _CHUNK_BYTES // row_bytes))
+    chunks_in_shard = max(1, min(_SHARD_BYTES // (chunk_rows * row_bytes), -(-rows // chunk_rows)))
+    rest = tuple(max(1, extent) for extent in shape[1:])
+    return (chunk_rows, *rest), (chunk_rows * chunks_in_shard, *rest)
+
+
+# --- scratch: unfinished work, outside what DVC tracks ---
+
+
+class Scratch:
+    """Checkpoints of one unfinished piece of work, in a folder named by the fingerprint of all it depends on.
+
+    Satisfies `nfk.linalg.checkpoint.Checkpoint`. Each checkpoint is one file, replaced in one rename, so that
+    a kill leaves the one before; a damaged one counts as absent. `clear` when the result is durable.
+    """
+
+    def __init__(self, folder: Path, interval: float = 30.0) -> None:
+        self._folder = folder
+        self._interval = interval
+        self._last = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether the last save is more than `interval` seconds ago."""
+        return time.monotonic() - self._last >= self._interval
+
+    def save(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
+        """Store `arrays` under `name`, durably; the former content is replaced in one step."""
+        import io
+
+        from safetensors.numpy import save
+
+        # safetensors wants C-contiguous arrays and has no 0-d trouble; the digest guards against torn writes
+        body = save({key: np.ascontiguousarray(value) for key, value in arrays.items()})
+        self._folder.mkdir(parents=True, exist_ok=True)
+        with _atomic(self._folder / f"{name}.safetensors") as file:
+            file.write(hashlib.sha256(body).digest())
+            shutil.copyfileobj(io.BytesIO(body), file)
+        self._last = time.monotonic()
+
+    def load(self, name: str) -> dict[str, np.ndarray] | None:
+        """What `save` stored under `name`, or None if there is nothing whole."""
+        from safetensors.numpy import load
+
+        try:
+            content = (self._folder / f"{name}.safetensors").read_bytes()
+        except FileNotFoundError:
+            return None
+        digest, body = content[:32], content[32:]
+        return dict(load(body)) if hashlib.sha256(body).digest() == digest else None
+
+    def clear(self) -> None:
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+# --- small durable files and digests ---
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON durably, in one rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _atomic(path) as file:
+        file.write((json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+
+
+def json_digest(content: Any) -> str:
+    """SHA-256 of the canonical JSON of `content`."""
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def tree_digest(folder: Path, pattern: str = "*") -> str:
+    """SHA-256 over the names and bytes of the files below `folder` that match `pattern`."""
+    return json_digest({str(file.relative_to(folder)): file_digest(file)
+                        for file in sorted(folder.rglob(pattern)) if file.is_file()})
+
+
+@contextmanager
+def _atomic(path: Path) -> Iterator[Any]:
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    old = path.parent / f".{path.name}.{os.getpid()}.old.partial"
+    if path.exists():
+        os.rename(path, old)
+    os.rename(new, path)
+    _sync_folder(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sync_tree(folder: Path) -> None:
+    for entry in folder.rglob("*"):
+        if entry.is_file():
+            with entry.open("rb") as file:
+                os.fsync(file.fileno())
+        else:
+            _sync_folder(entry)
+    _sync_folder(folder)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
