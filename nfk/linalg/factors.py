@@ -1,0 +1,63 @@
+"""The truncated SVD of V as a named value, with what is known of its error."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+
+class Factors(NamedTuple):
+    """V ~ U diag(s) W^T, modes in descending order, each column of W with its largest entry positive."""
+
+    singular_values: Float[np.ndarray, " k"]
+    """s, float64"""
+    left: Float[np.ndarray, "n k"]
+    """U = V W diag(1 / s)"""
+    right: Float[Array, "p k"]
+    """W, orthonormal columns"""
+    residuals: Float[np.ndarray, " k"]
+    """||V^T u_i - s_i w_i|| / s_1. Two bounds follow (Weyl; Kato and Temple): some singular value of V lies
+    within residual * s_1 of s_i, and for a mode separated from the others by a relative gap the error of s_i
+    is of the order of residual^2 * s_1 / gap."""
+    squared_norm: float
+    """||V||_F^2 of the whole matrix, kept part or not"""
+    passes: int
+    """passes over the data"""
+
+    @property
+    def explained_variance(self) -> Float[np.ndarray, " k"]:
+        """r_k = sum_{i <= k} s_i^2 / ||V||_F^2"""
+        return np.cumsum(self.singular_values**2) / self.squared_norm
+
+    @property
+    def orthogonality(self) -> float:
+        """The largest entry of |W^T W - I|."""
+        gram = np.asarray(jnp.matmul(self.right.T, self.right, precision="highest"), np.float64)
+        return float(np.max(np.abs(gram - np.eye(len(gram)))))
+
+
+class RankError(ValueError):
+    """The matrix cannot give what was asked for."""
+
+
+def numerical_rank(squares: Float[np.ndarray, " r"], eps: float, size: int) -> int:
+    """How many eigenvalues s_i^2 (descending) of V^T V stand above round-off.
+
+    A singular value counts while s_i > s_1 * eps * sqrt(size), size = max(n, p), eps of V's precision.
+    """
+    if len(squares) == 0 or squares[0] <= 0:
+        return 0
+    floor = squares[0] * eps**2 * size
+    return int(np.sum(squares > floor))
+
+
+def with_positive_peaks(
+    left: Float[np.ndarray, "n k"], right: Float[Array, "p k"]
+) -> tuple[Float[np.ndarray, "n k"], Float[Array, "p k"]]:
+    """Signs such that the largest-magnitude entry of each column of W is positive."""
+    peaks = jnp.take_along_axis(right, jnp.argmax(jnp.abs(right), axis=0)[None, :], axis=0)[0]
+    signs = jnp.where(peaks < 0, -1, 1).astype(right.dtype)
+    return left * np.asarray(signs)[None, :], right * signs[None, :]

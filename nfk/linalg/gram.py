@@ -1,0 +1,82 @@
+"""Truncated SVD of V through its n x n Gram matrix K = V V^T, exact: the paper's Algorithm 1.
+
+With V kept in memory this is the baseline (`explicit`); with V recomputed by pairs of row groups it is the
+method of choice for small n (`gram`). K is summed in float64 over blocks of columns, so that its error is
+that of the rows.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+from jaxtyping import Array, Float
+
+from nfk.linalg.factors import Factors, RankError, numerical_rank, with_positive_peaks
+from nfk.linalg.orthonormal import product64
+from nfk.linalg.rows import Progress, RowBlocks, adjoint_pass, block_bounds, block_count, silent
+
+
+def gram_matrix(
+    rows: RowBlocks, *, resident_rows: int | None = None, progress: Progress = silent
+) -> tuple[Float[np.ndarray, "n n"], int]:
+    """K = V V^T in float64, and the passes it took.
+
+    A group of `resident_rows` rows is held while the rows after it stream by (None: all rows at once, one
+    pass). Cost: n^2 p flops, about n / (2 resident_rows) + 1 passes. Memory: (resident_rows + b) p and n^2.
+    """
+    n, blocks = rows.shape[0], block_count(rows)
+    group = blocks if resident_rows is None else max(1, resident_rows // rows.block_rows)
+    gram = np.zeros((n, n))
+    visits, total = 0, sum(blocks - first for first in range(0, blocks, group))
+    for first in range(0, blocks, group):
+        held: list[tuple[int, int, Float[Array, "p b"]]] = []
+        for index in range(first, blocks):
+            start, stop = block_bounds(rows, index)
+            turned = rows.block(index).T
+            if index < first + group:
+                held.append((start, stop, turned))
+            for held_start, held_stop, other in held:
+                tile = product64(other, turned)
+                gram[held_start:held_stop, start:stop] = tile
+                gram[start:stop, held_start:held_stop] = tile.T
+            visits += 1
+            progress(visits, total, "Gram matrix")
+    return gram, -(-total // blocks)
+
+
+def gram_svd(
+    rows: RowBlocks, *, rank: int, resident_rows: int | None = None, progress: Progress = silent
+) -> Factors:
+    """The leading `rank` modes of V from the eigenvectors of K: K = U diag(s^2) U^T, W = V^T U diag(1 / s).
+
+    Cost: that of `gram_matrix`, one more pass with 2 n p k flops, and n^3 for the eigenvectors. Returns fewer
+    than `rank` modes where V has no more. Raises RankError if rank exceeds min(n, p) or V is zero.
+    """
+    n, p = rows.shape
+    if not 1 <= rank <= min(n, p):
+        raise RankError(f"rank={rank} is not in 1..min(n, p)={min(n, p)}; lower it")
+    gram, passes = gram_matrix(rows, resident_rows=resident_rows, progress=progress)
+    squared_norm = float(np.trace(gram))
+    squares, vectors = scipy.linalg.eigh(gram, subset_by_index=(n - rank, n - 1), overwrite_a=True)
+    squares, vectors = squares[::-1], vectors[:, ::-1]
+    dtype = rows.block(0).dtype
+    count = numerical_rank(squares, float(jnp.finfo(dtype).eps), max(n, p))
+    if count == 0:
+        raise RankError("every row of the matrix is zero: no score differs from the mean score")
+    values, left = np.sqrt(squares[:count]), vectors[:, :count]
+    # V^T U is s W to the rows' round-off: what is not, is the residual
+    image = adjoint_pass(rows, np.asarray(left, dtype), label="right factor", progress=progress)
+    lengths = np.sqrt(np.maximum(np.diag(product64(image, image)), 0.0))
+    right = image / jnp.asarray(lengths, dtype)[None, :]
+    residuals = _residuals(image, right, values) + float(jnp.finfo(dtype).eps) * values / values[0]
+    left, right = with_positive_peaks(np.asarray(left, dtype), right)
+    return Factors(values, left, right, residuals, squared_norm, passes + 1)
+
+
+def _residuals(
+    image: Float[Array, "p k"], right: Float[Array, "p k"], values: Float[np.ndarray, " k"]
+) -> Float[np.ndarray, " k"]:
+    """||V^T u_i - s_i w_i|| / s_1"""
+    rest = image - right * jnp.asarray(values, right.dtype)[None, :]
+    return np.sqrt(np.maximum(np.diag(product64(rest, rest)), 0.0)) / values[0]

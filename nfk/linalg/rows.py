@@ -1,0 +1,145 @@
+"""A matrix V in R^(n x p) known by blocks of rows, and the products made in one pass over them.
+
+The blocks are the unit of work everywhere: the same cut of the rows in every pass makes every pass see the
+same matrix, and every sum run in the same order, so that a resumed pass ends on the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from nfk.linalg.checkpoint import Checkpoint, Forgetful
+
+Progress = Callable[[int, int, str], None]
+"""Called with (rows done, rows in all, what)."""
+
+
+def silent(done: int, total: int, what: str) -> None:
+    """The Progress that shows nothing."""
+
+
+class RowBlocks(Protocol):
+    """V by blocks: block i holds rows [i * block_rows, min(n, (i + 1) * block_rows))."""
+
+    shape: tuple[int, int]
+    block_rows: int
+
+    def block(self, index: int) -> Float[Array, "b p"]:
+        """Rows of block `index`; the same bits at each call."""
+
+
+class DenseRows:
+    """A matrix that is in memory, seen by blocks of rows."""
+
+    def __init__(self, matrix: Float[np.ndarray, "n p"] | Float[Array, "n p"], block_rows: int = 256) -> None:
+        self.shape = (matrix.shape[0], matrix.shape[1])
+        self.block_rows = block_rows
+        self._matrix = matrix
+
+    def block(self, index: int) -> Float[Array, "b p"]:
+        start, stop = block_bounds(self, index)
+        return jnp.asarray(self._matrix[start:stop])
+
+
+class StoredRows:
+    """Any rows, kept after they were first computed: n p floats, for passes that cost only their products."""
+
+    def __init__(self, rows: RowBlocks) -> None:
+        self.shape = rows.shape
+        self.block_rows = rows.block_rows
+        self._rows = rows
+        self._kept: dict[int, Float[Array, "b p"]] = {}
+
+    def block(self, index: int) -> Float[Array, "b p"]:
+        if index not in self._kept:
+            self._kept[index] = self._rows.block(index)
+        return self._kept[index]
+
+
+def block_count(rows: RowBlocks) -> int:
+    return -(-rows.shape[0] // rows.block_rows)
+
+
+def block_bounds(rows: RowBlocks, index: int) -> tuple[int, int]:
+    start = index * rows.block_rows
+    return start, min(rows.shape[0], start + rows.block_rows)
+
+
+class Pass(NamedTuple):
+    """What one fused pass over V with Q gives."""
+
+    left: Float[np.ndarray, "n r"]
+    """Y = V Q"""
+    right: Float[Array, "p r"]
+    """Z = V^T Y = V^T V Q"""
+    squared_norm: float
+    """||V||_F^2, row norms in V's precision, their sum in float64"""
+
+
+def fused_pass(
+    rows: RowBlocks,
+    basis: Float[Array, "p r"],
+    *,
+    checkpoint: Checkpoint | None = None,
+    name: str = "pass",
+    label: str = "pass",
+    progress: Progress = silent,
+) -> Pass:
+    """Y = V Q and Z = V^T Y, each row of V computed once.
+
+    Cost: one pass (one gradient per example) and 4 n p r flops. Memory: one block (b p), basis and Z (2 p r),
+    Y (n r). With a checkpoint, an interrupted pass goes on after the last save and ends on the same bits.
+    """
+    checkpoint = checkpoint or Forgetful()
+    count, (n, p) = basis.shape[1], rows.shape
+    left = np.zeros((n, count), basis.dtype)
+    right = jnp.zeros((p, count), basis.dtype)
+    squared, first = 0.0, 0
+    if (kept := checkpoint.load(name)) is not None:
+        first, squared = int(kept["blocks"][0]), float(kept["squared_norm"][0])
+        left[: len(kept["left"])] = kept["left"]
+        right = jnp.asarray(kept["right"])
+    for index in range(first, block_count(rows)):
+        start, stop = block_bounds(rows, index)
+        block_left, right, norms = _accumulate(rows.block(index), basis, right)
+        left[start:stop] = block_left
+        squared += float(np.sum(np.asarray(norms), dtype=np.float64))
+        progress(stop, n, label)
+        if checkpoint.due():
+            checkpoint.save(name, {"blocks": np.array([index + 1]), "squared_norm": np.array([squared]),
+                                   "left": left[:stop], "right": np.asarray(right)})
+    return Pass(left, right, squared)
+
+
+@jax.jit
+def _accumulate(
+    block: Float[Array, "b p"], basis: Float[Array, "p r"], right: Float[Array, "p r"]
+) -> tuple[Float[Array, "b r"], Float[Array, "p r"], Float[Array, " b"]]:
+    left = jnp.matmul(block, basis, precision="highest")
+    right = right + jnp.matmul(block.T, left, precision="highest")
+    return left, right, jnp.einsum("bp,bp->b", block, block, precision="highest")
+
+
+def adjoint_pass(
+    rows: RowBlocks, left: Float[np.ndarray, "n r"], *, label: str = "pass", progress: Progress = silent
+) -> Float[Array, "p r"]:
+    """V^T Y: one pass and 2 n p r flops."""
+    right = jnp.zeros((rows.shape[1], left.shape[1]), left.dtype)
+    for index in range(block_count(rows)):
+        start, stop = block_bounds(rows, index)
+        right = _adjoint(rows.block(index), jnp.asarray(left[start:stop]), right)
+        progress(stop, rows.shape[0], label)
+    return right
+
+
+@jax.jit
+def _adjoint(
+    block: Float[Array, "b p"], left: Float[Array, "b r"], right: Float[Array, "p r"]
+) -> Float[Array, "p r"]:
+    return right + jnp.matmul(block.T, left, precision="highest")
