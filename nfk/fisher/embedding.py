@@ -1,0 +1,61 @@
+"""Embeddings e(x) = W^T V_x in R^k, at the price of one gradient per image."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from nfk.linalg.checkpoint import Checkpoint, Forgetful
+from nfk.linalg.rows import Progress, RowBlocks, block_bounds, block_count, silent
+
+Scaling = Literal["none", "whitened", "unit"]
+
+
+def embed(
+    vectors: RowBlocks,
+    right: Float[Array, "p k"],
+    *,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress = silent,
+) -> Float[np.ndarray, "n k"]:
+    """W^T V_x for every row of `vectors`; for the rows that W was made from it is U diag(s).
+
+    Cost: one pass (one gradient per image) and 2 n p k flops. Memory: one block and the result.
+    """
+    checkpoint = checkpoint or Forgetful()
+    total = vectors.shape[0]
+    out, first = np.empty((total, right.shape[1]), right.dtype), 0
+    if (kept := checkpoint.load("embedding")) is not None:
+        first = int(kept["blocks"][0])
+        out[: len(kept["rows"])] = kept["rows"]
+    for index in range(first, block_count(vectors)):
+        start, stop = block_bounds(vectors, index)
+        out[start:stop] = _project(vectors.block(index), right)
+        progress(stop, total, "embeddings")
+        if checkpoint.due():
+            checkpoint.save("embedding", {"blocks": np.array([index + 1]), "rows": out[:stop]})
+    return out
+
+
+@jax.jit
+def _project(block: Float[Array, "b p"], right: Float[Array, "p k"]) -> Float[Array, "b k"]:
+    return jnp.matmul(block, right, precision="highest")
+
+
+def scale(
+    embedding: Float[np.ndarray, "n k"], scaling: Scaling, *, singular_values: Float[np.ndarray, " k"],
+    fitted: int,
+) -> Float[np.ndarray, "n k"]:
+    """`none`: as it is. `whitened`: divided by s / sqrt(n), n = `fitted` examples, so that each component has
+    unit mean square on those. `unit`: each row divided by its length (a zero row stays zero)."""
+    if scaling == "none":
+        return embedding
+    if scaling == "whitened":
+        spread = singular_values / np.sqrt(fitted)
+        return (embedding / spread[None, :]).astype(embedding.dtype)
+    lengths = np.linalg.norm(embedding, axis=1, keepdims=True)
+    return (embedding / np.where(lengths > 0, lengths, 1)).astype(embedding.dtype)

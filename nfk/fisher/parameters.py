@@ -1,0 +1,38 @@
+"""Where each parameter of a tree stands in the flat vector of p numbers."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+PyTree = Any
+
+
+class Parameter(NamedTuple):
+    path: str
+    shape: tuple[int, ...]
+    offset: int
+
+
+def parameter_index(params: PyTree) -> tuple[Parameter, ...]:
+    """The leaves in the order of the flat vector, each with its path, shape and first position."""
+    entries, offset = [], 0
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        entries.append(Parameter(name, tuple(leaf.shape), offset))
+        offset += leaf.size
+    return tuple(entries)
+
+
+def parameter_count(params: PyTree) -> int:
+    """p"""
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def flatten_batch(tree: PyTree) -> Float[Array, "b p"]:
+    """Trees of (b, ...) leaves as rows of p numbers, in `parameter_index` order."""
+    leaves = jax.tree.leaves(tree)
+    return jnp.concatenate([leaf.reshape(leaf.shape[0], -1) for leaf in leaves], axis=1)

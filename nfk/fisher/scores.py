@@ -1,0 +1,80 @@
+"""Per-example Fisher scores g(x) = grad_theta s(x; theta), block by block."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from nfk.fisher.parameters import flatten_batch, parameter_count
+
+PyTree = Any
+LogDensity = Callable[[PyTree, Array, Array], Array]
+"""log_density(params, x, key) -> scalar, for one example x without a batch axis"""
+
+
+class Examples(Protocol):
+    """Anything of n examples that can be cut by rows: a NumPy, JAX or Zarr array, or a view of one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __getitem__(self, rows: slice) -> Any: ...
+
+
+class ScoreError(ValueError):
+    """The scores cannot be used: not finite, not repeatable, or all alike."""
+
+
+class Scores:
+    """g(x) for blocks of examples, by one batched backward pass.
+
+    Every example gets the same key, so that what is random inside s is one draw shared by all, and V is the
+    same matrix in every pass.
+
+    Cost: one gradient per example. Memory: a few times b p numbers. Precision: that of `params`.
+    """
+
+    def __init__(self, log_density: LogDensity, params: PyTree, key: Key[Array, ""] | None = None) -> None:
+        self.params = params
+        self.size = parameter_count(params)
+        self.dtype = jnp.result_type(*jax.tree.leaves(params))
+        self.key = jax.random.key(0) if key is None else key
+        self._gradients = jax.jit(functools.partial(_gradients, log_density))
+
+    def __call__(self, block: Any) -> Float[Array, "b p"]:
+        return self._gradients(self.params, jnp.asarray(block), self.key)
+
+    def jittable(self, params: PyTree, block: Array, key: Array) -> Float[Array, "b p"]:
+        """The same, for use inside a larger compiled function."""
+        return self._gradients(params, block, key)
+
+    def probe(self, examples: Examples, rows: int = 8) -> None:
+        """Score the first `rows` examples twice: ScoreError unless they agree bit for bit and are finite."""
+        block = examples[0 : min(rows, examples.shape[0])]
+        first, second = np.asarray(self(block)), np.asarray(self(block))
+        check_finite(first, start=0)
+        if not np.array_equal(first, second):
+            worst = float(np.max(np.abs(first - second)))
+            raise ScoreError(f"two passes over the same examples differ by up to {worst:.3g}: the model is not "
+                             f"deterministic; fix its noise or dropout, or derive them from `key`")
+
+
+def check_finite(scores: Float[np.ndarray, "b p"], start: int) -> None:
+    """ScoreError naming the first example (`start` is the block's first row) whose score is not finite."""
+    finite = np.isfinite(scores).all(axis=1)
+    if not finite.all():
+        row = int(np.argmin(finite))
+        bad = int(np.sum(~np.isfinite(scores[row])))
+        raise ScoreError(f"example {start + row}: {bad} of {scores.shape[1]} score entries are NaN or infinite; "
+                         f"look at that example and at the model's weights")
+
+
+def _gradients(log_density: LogDensity, params: PyTree, block: Array, key: Array) -> Float[Array, "b p"]:
+    gradient = jax.grad(log_density)
+    return flatten_batch(jax.vmap(gradient, in_axes=(None, 0, None))(params, block, key))

@@ -1,0 +1,67 @@
+"""The matrix of Fisher vectors, V in R^(n x p), as blocks of rows that are never kept.
+
+V_x = (I + damping * mean(I))^(-1/2) * (g(x) - Z), element-wise.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from nfk.fisher.scores import Examples, ScoreError, Scores, check_finite
+from nfk.fisher.statistics import FisherStatistics
+from nfk.linalg.rows import block_bounds
+
+
+class FisherVectors:
+    """V by blocks (satisfies `nfk.linalg.rows.RowBlocks`): one gradient per row, centred and whitened.
+
+    Each block is centred before anything is summed: folding the mean in afterwards would cancel. The next
+    block's examples are read while this one is computed. Memory: a few times b p numbers.
+    """
+
+    def __init__(
+        self, scores: Scores, examples: Examples, statistics: FisherStatistics, *, damping: float = 1e-3,
+        block_rows: int = 256,
+    ) -> None:
+        if len(statistics.mean_score) != scores.size:
+            raise ScoreError(f"the statistics have {len(statistics.mean_score)} parameters, the model "
+                             f"{scores.size}; they belong to another model")
+        self.shape = (examples.shape[0], scores.size)
+        self.block_rows = block_rows
+        self._scores, self._examples = scores, examples
+        self._mean = jnp.asarray(statistics.mean_score, scores.dtype)
+        self._weight = jnp.asarray(statistics.weight(damping), scores.dtype)
+        self._whitened = jax.jit(lambda params, block, key, mean, weight:
+                                 (scores.jittable(params, block, key) - mean[None, :]) * weight[None, :])
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="nfk-read")
+        self._ahead: tuple[int, Future] | None = None
+
+    def block(self, index: int) -> Float[Array, "b p"]:
+        """Rows of block `index`. Raises ScoreError naming the first example whose score is not finite."""
+        start, _ = block_bounds(self, index)
+        rows = self._whitened(self._scores.params, jnp.asarray(self._read(index)), self._scores.key,
+                              self._mean, self._weight)
+        if not bool(jnp.isfinite(jnp.sum(jnp.abs(rows)))):
+            check_finite(np.asarray(rows), start)
+        return rows
+
+    def _read(self, index: int) -> Any:
+        """The examples of block `index`, most often already read; then start on the block after it."""
+        if self._ahead is not None and self._ahead[0] == index:
+            current = self._ahead[1].result()
+        else:
+            current = self._slice(index)
+        following = index + 1
+        if following * self.block_rows < self.shape[0]:
+            self._ahead = (following, self._reader.submit(self._slice, following))
+        return current
+
+    def _slice(self, index: int) -> Any:
+        start, stop = block_bounds(self, index)
+        return self._examples[start:stop]
