@@ -188,7 +188,7 @@ def _layout(shape: tuple[int, ...], dtype: np.dtype) -> tuple[tuple[int, ...], t
 class Scratch:
     """Checkpoints of one unfinished piece of work, in a folder named by the fingerprint of all it depends on.
 
-    Satisfies `nfk.linalg.checkpoint.Checkpoint`. Each checkpoint is one file, replaced in one rename, so that
+    Satisfies `nfk.checkpoint.Checkpoint`. Each checkpoint is one file, replaced in one rename, so that
     a kill leaves the one before; a damaged one counts as absent. `clear` when the result is durable.
     """
 

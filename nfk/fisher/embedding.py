@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nfk.linalg.checkpoint import Checkpoint, Forgetful
+from nfk.checkpoint import Checkpoint, Forgetful
 from nfk.linalg.rows import Progress, RowBlocks, block_bounds, block_count, silent
 
 Scaling = Literal["none", "whitened", "unit"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ LogDensity = Callable[[PyTree, Array, Array], Array]
 """log_density(params, x, key) -> scalar, for one example x without a batch axis"""
 
 
+@runtime_checkable
 class Examples(Protocol):
     """Anything of n examples that can be cut by rows: a NumPy, JAX or Zarr array, or a view of one."""
 

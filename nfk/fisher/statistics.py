@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from nfk.fisher.scores import Examples, Scores, check_finite
-from nfk.linalg.checkpoint import Checkpoint, Forgetful
+from nfk.checkpoint import Checkpoint, Forgetful
 from nfk.linalg.rows import Progress, silent
 
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key
 
-from nfk.linalg.checkpoint import Checkpoint
+from nfk.checkpoint import Checkpoint
 from nfk.linalg.factors import Factors
 from nfk.linalg.gram import gram_svd
 from nfk.linalg.krylov import block_krylov

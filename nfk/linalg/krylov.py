@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from nfk.linalg.checkpoint import Checkpoint, Forgetful
+from nfk.checkpoint import Checkpoint, Forgetful
 from nfk.linalg.factors import Factors, RankError, numerical_rank, with_positive_peaks
 from nfk.linalg.orthonormal import orthonormalise, product64, project_out
 from nfk.linalg.rows import Progress, RowBlocks, fused_pass, silent
@@ -90,7 +90,7 @@ def _step(
     # each column of Z carries absolute errors of some eps times the longest
     longest = float(np.sqrt(np.max(np.diag(product64(done.right, done.right)))))
     noise = 4 * float(jnp.finfo(done.right.dtype).eps) * longest
-    room = min(basis[0].shape[1], min(rows.shape) - sum(part.shape[1] for part in basis))
+    room = min(basis[0].shape[1], rows.shape[1] - sum(part.shape[1] for part in basis))
     following = orthonormalise(outside, basis, noise=noise, most=room)
     if (lost := room - following.shape[1]) > 0:
         # one huge mode hides the others below its round-off; it is in the basis now, so fresh random

@@ -7,14 +7,14 @@ same matrix, and every sum run in the same order, so that a resumed pass ends on
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nfk.linalg.checkpoint import Checkpoint, Forgetful
+from nfk.checkpoint import Checkpoint, Forgetful
 
 Progress = Callable[[int, int, str], None]
 """Called with (rows done, rows in all, what)."""
@@ -24,6 +24,7 @@ def silent(done: int, total: int, what: str) -> None:
     """The Progress that shows nothing."""
 
 
+@runtime_checkable
 class RowBlocks(Protocol):
     """V by blocks: block i holds rows [i * block_rows, min(n, (i + 1) * block_rows))."""
 

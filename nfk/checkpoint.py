@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 
+@runtime_checkable
 class Checkpoint(Protocol):
     """Named sets of arrays that outlive the process. `nfk.store.Scratch` is one."""
 

@@ -1,0 +1,165 @@
+"""Both decompositions against float64 SVDs of matrices with prescribed spectra, and the laws of an SVD."""
+
+from __future__ import annotations
+
+import functools
+
+import jax
+import numpy as np
+import pytest
+
+from nfk.linalg.factors import RankError
+from nfk.linalg.gram import gram_matrix, gram_svd
+from nfk.linalg.krylov import block_krylov
+from nfk.linalg.rows import DenseRows
+from tests.linalg.prescribed import SPECTRA, matrix, true_residuals
+
+N, P, RANK = 300, 500, 16
+
+
+def decompose(method: str, values: np.ndarray, rank: int = RANK, block_rows: int = 64, **options):
+    rows = DenseRows(values, block_rows)
+    if method == "gram":
+        return gram_svd(rows, rank=rank, **options)
+    return block_krylov(rows, rank=rank, key=jax.random.key(5), **options)
+
+
+@functools.cache
+def solved(method: str, name: str, seed: int):
+    values = matrix(SPECTRA[name](120), N, P, seed)
+    return values, np.linalg.svd(values.astype(np.float64), compute_uv=False), decompose(method, values)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", SPECTRA)
+@pytest.mark.parametrize("method", ["gram", "krylov"])
+class TestAgainstFloat64:
+    @pytest.fixture
+    def case(self, method, name, seed):
+        return solved(method, name, seed)
+
+    def test_eigenvalues(self, case):
+        values, exact, factors = case
+        kept = len(factors.singular_values)
+        error = np.abs(factors.singular_values**2 - exact[:kept] ** 2)
+        # relative to each, down to float32's resolution of the largest
+        allowed = 1e-5 * exact[:kept] ** 2 + np.finfo(np.float32).eps * exact[0] ** 2
+        assert np.all(error <= allowed)
+
+    def test_rank_is_found(self, case, name):
+        _, _, factors = case
+        assert len(factors.singular_values) == (10 if name == "rank deficient" else RANK)
+
+    def test_factors_are_orthonormal(self, case):
+        _, _, factors = case
+        left = np.asarray(factors.left, np.float64)
+        assert factors.orthogonality < 2e-6
+        # U = V W / s amplifies the rounding of V's largest mode in the smallest kept ones
+        spread = factors.singular_values[0] / factors.singular_values[-1]
+        assert np.max(np.abs(left.T @ left - np.eye(left.shape[1]))) < 2e-6 * spread
+
+    def test_values_descend(self, case):
+        assert np.all(np.diff(case[2].singular_values) <= 0)
+
+    def test_left_factor_is_the_image_of_the_right(self, case):
+        values, exact, factors = case
+        image = values.astype(np.float64) @ np.asarray(factors.right, np.float64)
+        claimed = factors.left * factors.singular_values[None, :]
+        assert np.max(np.linalg.norm(image - claimed, axis=0)) < 2e-6 * exact[0]
+
+    def test_residuals_tell_the_truth(self, case):
+        values, _, factors = case
+        ratio = factors.residuals / true_residuals(values, factors)
+        assert np.all(ratio > 0.1)
+        meaningful = factors.residuals > 1e-6  # below, both are float32 round-off
+        assert np.all(ratio[meaningful] < 10)
+
+    def test_squared_norm_is_of_the_whole_matrix(self, case):
+        values, exact, factors = case
+        assert factors.squared_norm == pytest.approx(np.sum(exact**2), rel=1e-5)
+        assert factors.explained_variance == pytest.approx(
+            np.cumsum(factors.singular_values**2) / np.sum(exact**2), rel=1e-5)
+
+    def test_largest_entry_of_each_right_vector_is_positive(self, case):
+        right = np.asarray(case[2].right)
+        assert np.all(right[np.argmax(np.abs(right), axis=0), np.arange(right.shape[1])] > 0)
+
+
+@pytest.mark.parametrize("passes", [1, 2, 3, 5])
+def test_krylov_gains_with_every_pass(passes):
+    values = matrix(SPECTRA["slow decay"](120), N, P, 0)
+    exact = np.linalg.svd(values.astype(np.float64), compute_uv=False)[:RANK]
+
+    def worst(count):
+        found = decompose("krylov", values, passes=count).singular_values
+        return np.max(np.abs(found**2 / exact**2 - 1))
+
+    assert worst(passes + 1) < worst(passes) or worst(passes + 1) < 1e-6
+
+
+def test_krylov_stops_at_the_tolerance_and_no_sooner():
+    values = matrix(SPECTRA["slow decay"](120), N, P, 0)
+    loose, tight = (decompose("krylov", values, passes=12, tolerance=bound) for bound in (1e-2, 1e-5))
+    assert loose.passes < tight.passes < 12
+    assert np.max(tight.residuals) <= 1e-5 < np.max(loose.residuals) <= 1e-2
+
+
+def test_same_bits_again():
+    values = matrix(SPECTRA["slow decay"](120), N, P, 0)
+    first, second = decompose("krylov", values), decompose("krylov", values)
+    assert np.array_equal(first.left, second.left)
+    assert np.array_equal(first.right, second.right)
+
+
+def test_float64_rows_give_float64_factors():
+    values = matrix(SPECTRA["slow decay"](120), N, P, 0, np.float64)
+    exact = np.linalg.svd(values, compute_uv=False)[:RANK]
+    with jax.enable_x64(True):
+        exhaustive = decompose("gram", values)
+        krylov = decompose("krylov", values, passes=10, dtype=np.float64)
+    assert exhaustive.singular_values == pytest.approx(exact, rel=1e-12)
+    assert krylov.singular_values == pytest.approx(exact, rel=1e-10)
+
+
+def test_separated_subspaces_agree():
+    spectrum = np.concatenate([np.linspace(10, 5, 8), np.linspace(1, 0.5, 50)])
+    values = matrix(spectrum, N, P, 3)
+    ours = np.asarray(decompose("krylov", values, rank=8).right, np.float64)
+    exact = np.linalg.svd(values.astype(np.float64))[2][:8].T
+    missed = np.linalg.norm(exact - ours @ np.linalg.lstsq(ours, exact)[0], 2)  # sine of the largest angle
+    assert missed < 1e-6
+
+
+@pytest.mark.parametrize("resident", [1, 64, 128, 200, 10_000])
+def test_gram_matrix_is_the_same_however_many_rows_are_held(resident):
+    values = matrix(SPECTRA["slow decay"](120), N, P, 0)
+    whole, passes = gram_matrix(DenseRows(values, 64))
+    parts, more = gram_matrix(DenseRows(values, 64), resident_rows=resident)
+    assert passes == 1 <= more
+    assert np.array_equal(whole, parts)
+    assert whole == pytest.approx(values.astype(np.float64) @ values.T.astype(np.float64), abs=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(1, 7), (7, 1), (5, 40), (40, 5), (300, 500)])
+@pytest.mark.parametrize("method", ["gram", "krylov"])
+def test_any_shape_up_to_full_rank(method, shape):
+    values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
+    rank = min(*shape, 20)
+    exact = np.linalg.svd(values.astype(np.float64), compute_uv=False)[:rank]
+    options = {"passes": 12} if method == "krylov" else {}
+    assert decompose(method, values, rank=rank, **options).singular_values == pytest.approx(exact, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["gram", "krylov"])
+class TestRefusals:
+    def test_rank_above_the_matrix(self, method):
+        with pytest.raises(RankError, match=r"rank=6 is not in 1\.\.min\(n, p\)=5; lower it"):
+            decompose(method, np.ones((5, 9), np.float32), rank=6)
+
+    def test_zero_matrix(self, method):
+        with pytest.raises(RankError, match="no score differs from the mean score"):
+            decompose(method, np.zeros((20, 30), np.float32), rank=3)
+
+    def test_equal_rows_give_one_mode(self, method):
+        factors = decompose(method, np.ones((20, 30), np.float32), rank=3)
+        assert factors.singular_values == pytest.approx([np.sqrt(600)], rel=1e-6)
