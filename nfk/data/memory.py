@@ -1,0 +1,26 @@
+"""Room for the images, asked for before they are read."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import psutil
+from jaxtyping import UInt8
+
+from nfk.data.image_set import DataError
+
+
+def empty_images(shape: tuple[int, int, int, int], source: Path) -> UInt8[np.ndarray, "n h w c"]:
+    """An uninitialised array, refused where it exceeds the memory at hand.
+
+    The shape comes from headers that nothing vouches for: a few bytes can claim terabytes, which the system
+    would grant and then end the process for touching.
+    """
+    needed, available = math.prod(shape), psutil.virtual_memory().available
+    if needed > available:
+        raise DataError(f"{source}: its headers announce {' × '.join(map(str, shape))} bytes = "
+                        f"{needed / 2**30:,.1f} GiB of images, {available / 2**30:,.1f} GiB of memory are "
+                        "available; use fewer or smaller images, or check that the file is whole")
+    return np.empty(shape, np.uint8)
