@@ -1,0 +1,99 @@
+"""What ran, logged to MLflow: one parent run a pipeline run, one child run a stage, across processes.
+
+    record = tracking.StageRecord(stage="svd", family="gan", started=started, metrics={...}, figures=(...,))
+    arrived = tracking.log(record, params.tracking)
+
+A record is kept on disk (`.nfk/spool/`) until the tracker has it, so that a tracker that is away costs
+nothing but a later `replay`. No function here raises for a fault of the tracker.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+
+from nfk.params import PARAMS_FILE, TrackingParams
+from nfk.tracking import spool
+from nfk.tracking.delivery import Delivery, deliver, tracking_uri
+from nfk.tracking.lineage import LOCK_FILE, StageHashes, all_dvc_hashes, dvc_hashes, git_state, provenance
+from nfk.tracking.pipeline_run import (
+    ENVIRONMENT_VARIABLE,
+    new_pipeline_run_id,
+    nobody_finishes,
+    pipeline_run_id,
+)
+from nfk.tracking.record import PipelineRecord, Record, StageRecord, Status, stage_name
+from nfk.tracking.redaction import redact
+
+__all__ = [
+    "ENVIRONMENT_VARIABLE", "Delivery", "StageHashes", "StageRecord", "Status", "all_dvc_hashes",
+    "dvc_hashes", "finish", "git_state", "log", "new_pipeline_run_id", "pending", "pipeline_run_id",
+    "provenance", "redact", "replay", "stage_name", "tracking_uri",
+]
+
+# for whichever module imports mlflow in this process or one it starts
+os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
+os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
+
+
+def log(record: StageRecord, params: TrackingParams) -> bool:
+    """Log one stage's run; whether it arrived. If not, it is in the spool and one line on stderr says so.
+
+    Commit, versions and platform are added to the record's tags. Stages of a bare `dvc repro` also bring the
+    parent run up to date, since nothing of ours runs after the last of them; the hashes of that last stage
+    are then missing, because DVC writes them once it has ended. Costs about 2 s.
+    """
+    records: list[Record] = [record.model_copy(update={"tags": provenance() | record.tags})]
+    if record.pipeline_run is not None and nobody_finishes(record.pipeline_run):
+        records.append(_pipeline_record(record.pipeline_run, record.status, record.started, {}))
+    return _log(records, params)
+
+
+def finish(pipeline_run: str, params: TrackingParams, *, status: Status = "FINISHED",
+           started: datetime | None = None, tags: Mapping[str, str] | None = None) -> bool:
+    """End a pipeline run: every stage's run gets DVC's hashes of its files, the parent gets `dvc.lock`,
+    `params.yaml`, `tags` and `status`. Whether it arrived; `log` says what happens otherwise.
+
+    What waits in the spool is sent first, as a stage's run must be there to get its hashes.
+    """
+    return _log([_pipeline_record(pipeline_run, status, started, tags or {})], params, with_waiting=True)
+
+
+def replay(params: TrackingParams) -> Delivery:
+    """Send all that waits in the spool, oldest first; how many records arrived and how many are left, and
+    why. Nothing is logged twice, even where an earlier send arrived and only its answer was lost."""
+    return deliver(None, params)
+
+
+def pending() -> int:
+    """How many records wait in the spool."""
+    return len(spool.entries())
+
+
+def _pipeline_record(pipeline_run: str, status: Status, started: datetime | None,
+                     tags: Mapping[str, str]) -> PipelineRecord:
+    times = {} if started is None else {"started": started}
+    return PipelineRecord(
+        pipeline_run=pipeline_run, status=status, tags=provenance() | dict(tags), **times,
+        stage_tags={stage: hashes.tags() for stage, hashes in all_dvc_hashes().items()},
+        artifacts=tuple(path for path in (LOCK_FILE, PARAMS_FILE) if path.exists()))
+
+
+def _log(records: list[Record], params: TrackingParams, *, with_waiting: bool = False) -> bool:
+    name = records[0].name
+    kept: list[Path] = []
+    try:
+        for record in records:
+            kept.append(spool.add(record))
+    except (OSError, ValueError) as error:
+        print(f"tracking: {name} is not logged and not kept for later: {redact(str(error))}", file=sys.stderr)
+        return False
+    delivery = deliver(None if with_waiting else kept, params)
+    arrived = not any(entry.exists() for entry in kept)
+    if not arrived:
+        print(f"tracking: {name} is not logged to {redact(tracking_uri(params))}: {delivery.fault}; "
+              f"it waits in {spool.SPOOL}, `nfk track replay` sends it", file=sys.stderr)
+    return arrived

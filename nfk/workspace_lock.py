@@ -1,0 +1,47 @@
+"""One pipeline at a time in a workspace."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+LOCK_FILE = Path(".nfk/pipeline.lock")
+
+
+class WorkspaceBusy(ValueError):
+    """Another pipeline runs in this workspace; the message names its process."""
+
+
+@contextmanager
+def workspace_lock(path: Path = LOCK_FILE) -> Iterator[int]:
+    """Hold the workspace, or raise WorkspaceBusy at once.
+
+    Yields the lock's file descriptor. A child process that inherits it (`pass_fds`) holds the workspace too:
+    if this process is killed, the next pipeline is refused until the stage left running has ended. The system
+    frees the lock with the last holder, so that no stale lock is possible; the file stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="ascii") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            lock.seek(0)
+            raise WorkspaceBusy(_who(lock.read().strip(), path)) from None
+        lock.truncate(0)
+        lock.write(str(os.getpid()))
+        lock.flush()
+        yield lock.fileno()
+        # closed, not unlocked: unlocking would free it for the children that hold it too
+
+
+def _who(holder: str, path: Path) -> str:
+    if holder.isdigit() and not psutil.pid_exists(int(holder)):
+        return (f"a stage of the pipeline that was process {holder} still runs in this workspace ({path}); "
+                f"wait for it, or end it")
+    return (f"a pipeline already runs in this workspace, process {holder or 'unknown'} ({path}); "
+            f"wait for it, or end it")
