@@ -91,22 +91,34 @@ def write(path: Path | str, *, inputs: Mapping[str, str]) -> Iterator[StoreWrite
 
     inputs: digest of each thing it is made from, by name. An exception inside leaves `path` as it was.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left_over in path.parent.glob(f".{path.name}.*.partial"):
-        shutil.rmtree(left_over)
-    building = path.parent / f".{path.name}.{os.getpid()}.partial"
-    try:
+    with whole_folder(path) as building:
         writer = StoreWriter(building)
         yield writer
         manifest = _manifest(building, dict(inputs), dict(writer.attributes))
         _sync_tree(building)
         write_json(building / MARKER, manifest)
+    read(path)  # the marker's claims, read back
+
+
+@contextmanager
+def whole_folder(path: Path | str) -> Iterator[Path]:
+    """A folder to fill, beside `path`; moved there in one rename when all in it is durable.
+
+    An exception inside leaves `path` as it was. What a killed process left beside it is swept first.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for left_over in path.parent.glob(f".{path.name}.*.partial"):
+        shutil.rmtree(left_over)
+    building = path.parent / f".{path.name}.{os.getpid()}.partial"
+    building.mkdir()
+    try:
+        yield building
+        _sync_tree(building)
         _replace_folder(building, path)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    read(path)  # the marker's claims, read back
 
 
 def read(path: Path | str) -> Store:

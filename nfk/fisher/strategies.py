@@ -80,7 +80,7 @@ class _OneBlock:
 
 def plans(
     shape: tuple[int, int], machine: Machine, *, rank: int, oversampling: int, passes: int, block_rows: int,
-    memory_bytes: float, itemsize: int = 4,
+    memory_bytes: int, itemsize: int = 4,
 ) -> list[Plan]:
     """What each strategy costs for V of `shape`, cheapest first. Counts: see each method's docstring."""
     n, p = shape
@@ -105,16 +105,16 @@ def plans(
 
 
 def resident_rows(
-    shape: tuple[int, int], *, rank: int, block_rows: int, memory_bytes: float, itemsize: int = 4
+    shape: tuple[int, int], *, rank: int, block_rows: int, memory_bytes: int, itemsize: int = 4
 ) -> int:
     """Rows that `gram` keeps at a time: what the memory leaves beside K, in whole blocks, at least one."""
     n, p = shape
     working = (4 * min(block_rows, n) + 2 * rank) * p * itemsize + 3 * 8 * n**2
-    rows = max(0.0, memory_bytes - working) / (p * itemsize)
+    rows = max(0, memory_bytes - working) / (p * itemsize)
     return max(1, int(rows) // block_rows) * block_rows
 
 
-def choose(candidates: list[Plan], strategy: str, memory_bytes: float) -> Plan:
+def choose(candidates: list[Plan], strategy: str, memory_bytes: int) -> Plan:
     """The plan asked for, or for "auto" the quickest that fits; MemoryBudgetError when it does not fit."""
     if strategy == "auto":
         fitting = [plan for plan in candidates if plan.bytes <= memory_bytes]
@@ -137,7 +137,7 @@ def decompose(
     oversampling: int = 16,
     passes: int = 6,
     tolerance: float = 0.0,
-    memory_bytes: float = 4 * 2**30,
+    memory_bytes: int = 4 * 2**30,
     dtype: np.dtype | type = np.float32,
     checkpoint: Checkpoint | None = None,
     progress: Progress = silent,

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Key
 from nfk.checkpoint import Checkpoint, Forgetful
 from nfk.linalg.factors import Factors, RankError, numerical_rank, with_positive_peaks
 from nfk.linalg.orthonormal import orthonormalise, product64, project_out
-from nfk.linalg.rows import Progress, RowBlocks, fused_pass, silent
+from nfk.linalg.rows import Pass, Progress, RowBlocks, fused_pass, silent
 
 _ROWS = 1 << 12
 
@@ -59,8 +59,9 @@ def block_krylov(
     for number in range(1, passes + 1):
         step = checkpoint.load(f"krylov-{number}")
         if step is None:
-            step = _step(rows, basis, jax.random.fold_in(key, number), checkpoint,
-                         f"pass {number} of at most {passes}", progress)
+            done = fused_pass(rows, basis[-1], checkpoint=checkpoint, name=f"krylov-pass-{number}",
+                              label=f"pass {number} of at most {passes}", progress=progress)
+            step = _next_block(done, basis, jax.random.fold_in(key, number))
             checkpoint.save(f"krylov-{number}", step)
         images = np.concatenate([images, step["left"]], axis=1)
         gram = _bordered(gram, images)
@@ -76,26 +77,24 @@ def block_krylov(
     return Factors(np.sqrt(modes.squares), left, right, modes.residuals, float(step["squared_norm"][0]), number)
 
 
-def _step(
-    rows: RowBlocks, basis: list[Float[Array, "p _"]], key: Key[Array, ""], checkpoint: Checkpoint,
-    label: str, progress: Progress,
+def _next_block(
+    done: Pass, basis: list[Float[Array, "p _"]], key: Key[Array, ""]
 ) -> dict[str, np.ndarray]:
-    """One pass with the newest block, the next block, and the Gram matrices that the residuals need.
+    """Y_j, the block that follows Q_j, and the Gram matrices that the residuals need.
 
     outside: of (I - [Q_1 ... Q_j][...]^T) Z_j, what the span so far misses.
     defect: of what even Q_{j+1} misses: round-off.
     """
-    done = fused_pass(rows, basis[-1], checkpoint=checkpoint, name="krylov-pass", label=label, progress=progress)
     outside = project_out(project_out(done.right, basis), basis)
     # each column of Z carries absolute errors of some eps times the longest
     longest = float(np.sqrt(np.max(np.diag(product64(done.right, done.right)))))
     noise = 4 * float(jnp.finfo(done.right.dtype).eps) * longest
-    room = min(basis[0].shape[1], rows.shape[1] - sum(part.shape[1] for part in basis))
+    room = min(basis[0].shape[1], basis[0].shape[0] - sum(part.shape[1] for part in basis))
     following = orthonormalise(outside, basis, noise=noise, most=room)
     if (lost := room - following.shape[1]) > 0:
         # one huge mode hides the others below its round-off; it is in the basis now, so fresh random
         # directions, orthogonal to it, see them
-        fresh = jax.random.normal(key, (rows.shape[1], lost), following.dtype)
+        fresh = jax.random.normal(key, (basis[0].shape[0], lost), following.dtype)
         fresh = orthonormalise(fresh, [*basis, following], noise=0.0, most=lost)
         following = jnp.concatenate([following, fresh], axis=1)
     defect = project_out(outside, [following])
