@@ -50,7 +50,7 @@ def test_files(tmp_path):
     assert params.load(file).svd.rank == 8
     assert params.load(file).svd.damping == 1e-3  # YAML 1.2, as DVC reads it
     file.write_text("svd: {}\nsvd: {}\n")
-    with pytest.raises(ParamsError, match="not valid YAML.*duplicate key"):
+    with pytest.raises(ParamsError, match=r"not valid YAML.*duplicate key"):
         params.load(file)
     file.write_text("- a\n")
     with pytest.raises(ParamsError, match="expected sections, found list"):
@@ -65,7 +65,7 @@ def test_values_are_frozen():
 
 
 def test_an_unknown_family_is_named_with_its_neighbours():
-    with pytest.raises(ParamsError, match="family 'gna' is not in params.yaml; there are gan, did you mean 'gan'"):
+    with pytest.raises(ParamsError, match=r"family 'gna' is not in params\.yaml; there are gan, did you mean 'gan'"):
         params.parse(LEAST).family("gna")
 
 

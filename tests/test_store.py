@@ -141,7 +141,9 @@ def test_remains_of_a_kill_are_swept_by_the_next_write(path):
 
 
 class TestScratch:
-    arrays = {"state": np.arange(6, dtype=np.float32).reshape(2, 3).T, "done": np.array([7])}
+    @property
+    def arrays(self):
+        return {"state": np.arange(6, dtype=np.float32).reshape(2, 3).T, "done": np.array([7])}
 
     def test_returns_the_same_bits(self, tmp_path):
         Scratch(tmp_path / "s").save("pass", self.arrays)

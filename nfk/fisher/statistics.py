@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from nfk.fisher.scores import Examples, Scores, check_finite
 from nfk.checkpoint import Checkpoint, Forgetful
+from nfk.fisher.scores import Examples, Scores, check_finite
 from nfk.linalg.rows import Progress, silent
 
 

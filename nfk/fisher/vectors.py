@@ -40,7 +40,7 @@ class FisherVectors:
         self._whitened = jax.jit(lambda params, block, key, mean, weight:
                                  (scores.jittable(params, block, key) - mean[None, :]) * weight[None, :])
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="nfk-read")
-        self._ahead: tuple[int, Future] | None = None
+        self._ahead: tuple[int, Future | None] = (0, None)
 
     def block(self, index: int) -> Float[Array, "b p"]:
         """Rows of block `index`. Raises ScoreError naming the first example whose score is not finite."""
@@ -53,10 +53,8 @@ class FisherVectors:
 
     def _read(self, index: int) -> Any:
         """The examples of block `index`, most often already read; then start on the block after it."""
-        if self._ahead is not None and self._ahead[0] == index:
-            current = self._ahead[1].result()
-        else:
-            current = self._slice(index)
+        expected, ahead = self._ahead
+        current = ahead.result() if ahead is not None and expected == index else self._slice(index)
         following = index + 1
         if following * self.block_rows < self.shape[0]:
             self._ahead = (following, self._reader.submit(self._slice, following))

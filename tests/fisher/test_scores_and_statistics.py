@@ -59,7 +59,8 @@ class TestProbe:
         calls = iter(np.arange(100, dtype=np.float32))
 
         def drifting(params, x, key):
-            step = jax.pure_callback(lambda: next(calls), jax.ShapeDtypeStruct((), np.float32), vmap_method="sequential")
+            shape = jax.ShapeDtypeStruct((), np.float32)
+            step = jax.pure_callback(lambda: next(calls), shape, vmap_method="sequential")
             return params["w"][0] * step * jnp.mean(x)
 
         with pytest.raises(ScoreError, match="two passes over the same examples differ by up to"):

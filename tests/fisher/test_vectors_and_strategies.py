@@ -129,7 +129,7 @@ class TestChoice:
     def test_a_budget_too_small_is_refused_with_the_bytes(self):
         with pytest.raises(MemoryBudgetError, match=r"svd.strategy=auto needs 0\.\d\d GiB, above svd.memory_gib=0\.00"):
             strategies.choose(self.plans(), "auto", 2**10)
-        with pytest.raises(MemoryBudgetError, match="svd.strategy=explicit needs"):
+        with pytest.raises(MemoryBudgetError, match=r"svd\.strategy=explicit needs"):
             strategies.choose(self.plans(n=100_000), "explicit", 2**30)
 
     def test_streaming_memory_of_the_model_does_not_grow_with_n(self):

@@ -39,7 +39,7 @@ class TestAgainstFloat64:
         return solved(method, name, seed)
 
     def test_eigenvalues(self, case):
-        values, exact, factors = case
+        _, exact, factors = case
         kept = len(factors.singular_values)
         error = np.abs(factors.singular_values**2 - exact[:kept] ** 2)
         # relative to each, down to float32's resolution of the largest
@@ -75,7 +75,7 @@ class TestAgainstFloat64:
         assert np.all(ratio[meaningful] < 10)
 
     def test_squared_norm_is_of_the_whole_matrix(self, case):
-        values, exact, factors = case
+        _, exact, factors = case
         assert factors.squared_norm == pytest.approx(np.sum(exact**2), rel=1e-5)
         assert factors.explained_variance == pytest.approx(
             np.cumsum(factors.singular_values**2) / np.sum(exact**2), rel=1e-5)

@@ -1,0 +1,150 @@
+"""The front door of the library: a scikit-learn-style estimator on any JAX function."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import check_is_fitted
+
+from nfk import store
+from nfk.fisher import strategies
+from nfk.fisher.embedding import Scaling, embed, scale
+from nfk.fisher.parameters import parameter_index
+from nfk.fisher.scores import Examples, LogDensity, Scores
+from nfk.fisher.statistics import FisherStatistics, fisher_statistics
+from nfk.fisher.vectors import FisherVectors
+from nfk.linalg.factors import Factors
+from nfk.linalg.rows import Progress, silent
+
+PyTree = Any
+
+
+class NeuralFisherKernel(TransformerMixin, BaseEstimator):
+    """Compact vectors from a trained network: e(x) = W^T V_x, with V ~ U diag(s) W^T the truncated SVD of the
+    centred, whitened gradients of one scalar.
+
+    log_density: s(params, x, key) -> scalar for one example x without a batch axis; any JAX function, params any
+        pytree. Randomness inside s must come from `key`, which is one for all examples.
+    rank: k, the numbers each example gets. damping: relative to the mean of the diagonal Fisher information.
+    strategy: "auto" (a timed probe and `memory_gib` decide) or a name of `nfk.fisher.strategies`.
+    passes, tolerance: most passes over the data, and the residual at which fewer are enough.
+
+    After `fit`: singular_values_ (k), explained_variance_ratio_ (k; of ||V||_F^2, cumulative), residuals_ (k),
+    mean_score_ and fisher_diagonal_ (p, float64), strategy_ (the one chosen), n_features_out_ (k or, where V has
+    lower rank, fewer).
+
+    Source: Zhang, Zhai, Littwin, Susskind, ICLR 2022.
+    """
+
+    def __init__(
+        self, log_density: LogDensity, params: PyTree, *, rank: int = 128, damping: float = 1e-3,
+        strategy: str = "auto", key: Key[Array, ""] | None = None, oversampling: int = 16, passes: int = 6,
+        tolerance: float = 0.0, scaling: Scaling = "none", block: int = 256, memory_gib: float = 4.0,
+        progress: Progress = silent,
+    ) -> None:
+        self.log_density = log_density
+        self.params = params
+        self.rank = rank
+        self.damping = damping
+        self.strategy = strategy
+        self.key = key
+        self.oversampling = oversampling
+        self.passes = passes
+        self.tolerance = tolerance
+        self.scaling = scaling
+        self.block = block
+        self.memory_gib = memory_gib
+        self.progress = progress
+
+    def fit(self, images: Examples, y: None = None, *, model_samples: Examples | None = None) -> NeuralFisherKernel:
+        """Statistics over `model_samples` (None: over `images`, the empirical choice), then the SVD.
+
+        Streams both; cost and memory are those of the strategy (`nfk.fisher.strategies`). Raises ScoreError for
+        scores that are not finite or do not repeat, RankError for a rank V cannot have, MemoryBudgetError.
+        """
+        scores = self._scores()
+        scores.probe(images)
+        statistics = fisher_statistics(
+            scores, images if model_samples is None else model_samples, block=self.block, progress=self.progress)
+        vectors = self._vectors(scores, images, statistics)
+        memory = int(self.memory_gib * 2**30)
+        width = min(self.rank + self.oversampling, *vectors.shape)
+        costs = strategies.plans(
+            vectors.shape, strategies.probe_machine(vectors, width), rank=self.rank, oversampling=self.oversampling,
+            passes=self.passes, block_rows=self.block, memory_bytes=memory, itemsize=scores.dtype.itemsize)
+        self.strategy_ = strategies.choose(costs, self.strategy, memory).strategy
+        factors = strategies.decompose(
+            vectors, self.strategy_, rank=self.rank, key=scores.key, oversampling=self.oversampling,
+            passes=self.passes, tolerance=self.tolerance, memory_bytes=memory, dtype=scores.dtype,
+            progress=self.progress)
+        self._keep(statistics, factors, vectors.shape[0])
+        self.left_ = factors.left
+        return self
+
+    def transform(self, images: Examples) -> Float[np.ndarray, "m k"]:
+        """e(x) for each image, at the price of one gradient an image."""
+        check_is_fitted(self, "singular_values_")
+        statistics = FisherStatistics(self.mean_score_, self.fisher_diagonal_, 0)
+        rows = embed(self._vectors(self._scores(), images, statistics), self.right_, progress=self.progress)
+        return self._scaled(rows)
+
+    def fit_transform(self, images: Examples, y: None = None, **options: Any) -> Float[np.ndarray, "n k"]:
+        """`fit`, then U diag(s): the fitted images' embeddings need no further pass."""
+        self.fit(images, y, **options)
+        return self._scaled(self.left_ * self.singular_values_.astype(self.left_.dtype)[None, :])
+
+    def save(self, path: Path | str) -> None:
+        """Write factors and statistics as one checksummed store; the function and its parameters are not saved."""
+        check_is_fitted(self, "singular_values_")
+        with store.write(path, inputs={"params": self._params_digest()}) as writer:
+            writer.put("singular_values", self.singular_values_)
+            writer.put("explained_variance", self.explained_variance_ratio_)
+            writer.put("residuals", self.residuals_)
+            writer.put("mean_score", self.mean_score_)
+            writer.put("diagonal", self.fisher_diagonal_)
+            writer.put("right", np.asarray(self.right_))
+            writer.attributes.update(rank=self.rank, damping=self.damping, scaling=self.scaling, fitted=self.fitted_,
+                                     strategy=self.strategy_)
+
+    @classmethod
+    def load(cls, path: Path | str, log_density: LogDensity, params: PyTree, **options: Any) -> NeuralFisherKernel:
+        """What `save` wrote, for the same function and parameters; StoreError if the parameters are others."""
+        found = store.read(path)
+        kept = found.attributes
+        loaded = cls(log_density, params, rank=kept["rank"], damping=kept["damping"], scaling=kept["scaling"], **options)
+        found.expect(params=loaded._params_digest())
+        loaded.singular_values_ = found["singular_values"][:]
+        loaded.explained_variance_ratio_ = found["explained_variance"][:]
+        loaded.residuals_ = found["residuals"][:]
+        loaded.mean_score_ = found["mean_score"][:]
+        loaded.fisher_diagonal_ = found["diagonal"][:]
+        loaded.right_ = jnp.asarray(found["right"][:])
+        loaded.fitted_, loaded.strategy_ = kept["fitted"], kept["strategy"]
+        loaded.n_features_out_ = len(loaded.singular_values_)
+        return loaded
+
+    def _scores(self) -> Scores:
+        return Scores(self.log_density, self.params, self.key)
+
+    def _vectors(self, scores: Scores, images: Examples, statistics: FisherStatistics) -> FisherVectors:
+        return FisherVectors(scores, images, statistics, damping=self.damping, block_rows=self.block)
+
+    def _keep(self, statistics: FisherStatistics, factors: Factors, fitted: int) -> None:
+        self.mean_score_, self.fisher_diagonal_ = statistics.mean_score, statistics.diagonal
+        self.singular_values_, self.right_ = factors.singular_values, factors.right
+        self.explained_variance_ratio_, self.residuals_ = factors.explained_variance, factors.residuals
+        self.fitted_, self.n_features_out_ = fitted, len(factors.singular_values)
+
+    def _scaled(self, rows: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+        return scale(rows, self.scaling, singular_values=self.singular_values_, fitted=self.fitted_)
+
+    def _params_digest(self) -> str:
+        index = [list(entry) for entry in parameter_index(self.params)]
+        bits = [np.ascontiguousarray(leaf).tobytes().hex() for leaf in jax.tree.leaves(self.params)]
+        return store.json_digest([index, bits])
