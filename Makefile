@@ -1,0 +1,31 @@
+# Each target does all its own set-up; it needs Python 3.11+, git and make, and the network for installing only.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(abspath $(VENV))/bin
+INSTALLED := $(VENV)/.installed
+export PATH := $(BIN):$(PATH)
+
+.PHONY: repro test quick check bench clean-venv
+
+repro: $(INSTALLED)   ## data to report, by DVC; what has not changed is not run again
+	@$(BIN)/nfk repro
+
+test: $(INSTALLED)   ## every test, the end-to-end run included
+	@$(BIN)/python -m pytest
+
+quick: $(INSTALLED)   ## the tests that need no whole pipeline
+	@$(BIN)/python -m pytest -m "not slow"
+
+check: $(INSTALLED)   ## lint and layers
+	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports
+
+bench: $(INSTALLED)   ## the benchmarks; results go to tests/benchmarks/results
+	@$(BIN)/python -m tests.benchmarks
+
+$(INSTALLED): pyproject.toml infra/constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nfk needs Python 3.11 or newer; set PYTHON=...")'
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (once)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint infra/constraints.txt --editable '.[dev]'
+	@touch $@
