@@ -69,7 +69,7 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
         scores that are not finite or do not repeat, RankError for a rank V cannot have, MemoryBudgetError.
         """
         scores = self._scores()
-        scores.probe(images)
+        scores.probe(images, self.block)
         statistics = fisher_statistics(
             scores, images if model_samples is None else model_samples, block=self.block, progress=self.progress)
         vectors = self._vectors(scores, images, statistics)
@@ -117,7 +117,8 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
         """What `save` wrote, for the same function and parameters; StoreError if the parameters are others."""
         found = store.read(path)
         kept = found.attributes
-        loaded = cls(log_density, params, rank=kept["rank"], damping=kept["damping"], scaling=kept["scaling"], **options)
+        settings = {name: kept[name] for name in ("rank", "damping", "scaling")}
+        loaded = cls(log_density, params, **settings, **options)
         found.expect(params=loaded._params_digest())
         loaded.singular_values_ = found["singular_values"][:]
         loaded.explained_variance_ratio_ = found["explained_variance"][:]

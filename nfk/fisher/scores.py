@@ -38,7 +38,8 @@ class Scores:
     Every example gets the same key, so that what is random inside s is one draw shared by all, and V is the
     same matrix in every pass.
 
-    Cost: one gradient per example. Memory: a few times b p numbers. Precision: that of `params`.
+    Cost: one gradient per example; one compilation for each size of block. Memory: a few times b p numbers.
+    Precision: that of `params`.
     """
 
     def __init__(self, log_density: LogDensity, params: PyTree, key: Key[Array, ""] | None = None) -> None:
@@ -46,16 +47,19 @@ class Scores:
         self.size = parameter_count(params)
         self.dtype = jnp.result_type(*jax.tree.leaves(params))
         self.key = jax.random.key(0) if key is None else key
-        self._gradients = jax.jit(functools.partial(_gradients, log_density))
+        self._whitened = jax.jit(functools.partial(_whitened, log_density))
+        self._zero, self._one = jnp.zeros(self.size, self.dtype), jnp.ones(self.size, self.dtype)
 
     def __call__(self, block: Any) -> Float[Array, "b p"]:
-        return self._gradients(self.params, jnp.asarray(block), self.key)
+        """The scores themselves."""
+        return self.whitened(block, self._zero, self._one)
 
-    def jittable(self, params: PyTree, block: Array, key: Array) -> Float[Array, "b p"]:
-        """The same, for use inside a larger compiled function."""
-        return self._gradients(params, block, key)
+    def whitened(self, block: Any, mean: Float[Array, " p"], weight: Float[Array, " p"]) -> Float[Array, "b p"]:
+        """weight * (g(x) - mean), element-wise."""
+        rows = len(block)
+        return self._whitened(self.params, _padded(jnp.asarray(block)), self.key, mean, weight)[:rows]
 
-    def probe(self, examples: Examples, rows: int = 8) -> None:
+    def probe(self, examples: Examples, rows: int = 256) -> None:
         """Score the first `rows` examples twice: ScoreError unless they agree bit for bit and are finite."""
         block = examples[0 : min(rows, examples.shape[0])]
         first, second = np.asarray(self(block)), np.asarray(self(block))
@@ -64,6 +68,13 @@ class Scores:
             worst = float(np.max(np.abs(first - second)))
             raise ScoreError(f"two passes over the same examples differ by up to {worst:.3g}: the model is not "
                              f"deterministic; fix its noise or dropout, or derive them from `key`")
+
+
+def _padded(block: Array) -> Array:
+    """The block with its last example repeated up to a power of two: few sizes, so few compilations."""
+    rows = block.shape[0]
+    missing = (1 << (rows - 1).bit_length()) - rows
+    return block if missing == 0 else jnp.concatenate([block, jnp.repeat(block[-1:], missing, axis=0)])
 
 
 def check_finite(scores: Float[np.ndarray, "b p"], start: int) -> None:
@@ -76,6 +87,8 @@ def check_finite(scores: Float[np.ndarray, "b p"], start: int) -> None:
                          f"look at that example and at the model's weights")
 
 
-def _gradients(log_density: LogDensity, params: PyTree, block: Array, key: Array) -> Float[Array, "b p"]:
-    gradient = jax.grad(log_density)
-    return flatten_batch(jax.vmap(gradient, in_axes=(None, 0, None))(params, block, key))
+def _whitened(
+    log_density: LogDensity, params: PyTree, block: Array, key: Array, mean: Array, weight: Array
+) -> Float[Array, "b p"]:
+    gradients = jax.vmap(jax.grad(log_density), in_axes=(None, 0, None))(params, block, key)
+    return (flatten_batch(gradients) - mean[None, :]) * weight[None, :]

@@ -8,7 +8,6 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -37,16 +36,13 @@ class FisherVectors:
         self._scores, self._examples = scores, examples
         self._mean = jnp.asarray(statistics.mean_score, scores.dtype)
         self._weight = jnp.asarray(statistics.weight(damping), scores.dtype)
-        self._whitened = jax.jit(lambda params, block, key, mean, weight:
-                                 (scores.jittable(params, block, key) - mean[None, :]) * weight[None, :])
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="nfk-read")
         self._ahead: tuple[int, Future | None] = (0, None)
 
     def block(self, index: int) -> Float[Array, "b p"]:
         """Rows of block `index`. Raises ScoreError naming the first example whose score is not finite."""
         start, _ = block_bounds(self, index)
-        rows = self._whitened(self._scores.params, jnp.asarray(self._read(index)), self._scores.key,
-                              self._mean, self._weight)
+        rows = self._scores.whitened(self._read(index), self._mean, self._weight)
         if not bool(jnp.isfinite(jnp.sum(jnp.abs(rows)))):
             check_finite(np.asarray(rows), start)
         return rows
