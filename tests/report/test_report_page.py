@@ -68,7 +68,8 @@ def test_spectrum_is_shown_centred_and_not(report: Report) -> None:
     # the numbers of components a reader compares by, and the last; the figure has the rest
     assert page.tables[table][0][1:] == ["10", "20", "50", "100", "110"]
     assert page.row(table, "Trained")[1:] == ["55.6", "63.7", "74.7", "82.2", "83.1"]
-    assert page.row(table, "Trained, mean score not subtracted")[1:] == ["97.1", "97.8", "98.5", "98.9", "98.9"]
+    uncentred = page.row(table, "Trained, mean score not subtracted")
+    assert uncentred[1:] == ["97.1", "97.8", "98.5", "98.9", "98.9"]
     assert "3,500 × 16,871" in page.text and "stored, 5 passes" in page.text and "3.4 × 10⁻⁵" in page.text
 
 
@@ -133,9 +134,29 @@ def test_claims_are_marked_in_words_across_families_and_in_each(report: Report) 
     assert across[1:] == ["✗ does not hold 95.0 against 96.5 −1.5 ± 0.9",
                           "✗ does not hold 90.7 against 93.6 −2.9 ± 0.9", "not tested"]
     assert page.row("Claims tested on gan", statement)[1:] == [
-        "✗ does not hold", "95.0", "96.5", "−1.5 ± 0.9", "the paper’s networks have 5.9M parameters"]
+        "✗ does not hold", "95.0", "96.5", "−1.5 ± 0.9",
+        "the paper’s networks have 5.9M parameters Why not: the probe still gains from k = 64 to 128"]
     holding = "The embedding is above PCA of the pixels at the same k."
     assert page.row("Claims tested on gan", holding)[1] == "✓ holds"
+
+
+def test_claims_of_one_statement_are_told_apart(report: Report) -> None:
+    content = metrics_of("gan", GAN)
+    shared = content["claims"][1] | {"name": "explains-uncentred"}
+    content["claims"].append(shared)
+    page = ParsedPage(render(with_family(report, metrics=parse_metrics(content))))
+    first_cells = [row[0] for row in page.tables["Claims by network"]]
+    assert [cell for cell in first_cells if cell.startswith("The spectrum")] == [
+        "The spectrum falls faster after training. Trained above untrained",
+        "The spectrum falls faster after training. Explains uncentred"]
+
+
+def test_a_claim_worded_by_family_goes_by_its_name(report: Report) -> None:
+    content = metrics_of("gan", GAN)
+    content["claims"][0] |= {"statement": "The embedding is above PCA at k = 64."}
+    page = ParsedPage(render(with_family(report, metrics=parse_metrics(content))))
+    assert page.row("Claims by network", "Above pca")[1].startswith("✓ holds")
+    assert page.row("Claims tested on gan", "The embedding is above PCA at k = 64.")[1] == "✓ holds"
 
 
 def test_a_failed_check_shows_its_remedy_and_is_announced_at_the_top(report: Report) -> None:
