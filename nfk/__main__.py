@@ -1,0 +1,5 @@
+"""`python -m nfk` is `nfk`."""
+
+from nfk.cli import main
+
+main()

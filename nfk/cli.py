@@ -1,0 +1,175 @@
+"""The command line. Heavy imports happen inside the commands, so that `nfk --help` answers at once.
+
+Exit codes: 0 done; 1 the pipeline failed; 2 refused, with the reason in one line; 3 done, but MLflow has not
+heard of all of it (`nfk track replay` sends the rest); 130 interrupted, resumable by the same command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+EXIT_FAILED, EXIT_REFUSED, EXIT_UNTRACKED, EXIT_INTERRUPTED = 1, 2, 3, 130
+
+app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
+                  rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]},
+                  help="Neural Fisher Kernel embeddings of any trained network, by a pipeline with exact lineage.")
+track = typer.Typer(no_args_is_help=True, help="What MLflow has not heard of yet.")
+app.add_typer(track, name="track")
+
+Family = Annotated[str, typer.Argument(help="a family of params.yaml, such as gan")]
+
+
+def _stage_command(stage: str, text: str, per_family: bool) -> None:
+    if per_family:
+        def command(family: Family) -> None:
+            from nfk.stages import runner
+
+            runner.run(stage, family)
+    else:
+        def command() -> None:
+            from nfk.stages import runner
+
+            runner.run(stage)
+    app.command(stage, help=text)(command)
+
+
+for _stage, _text, _per_family in (
+    ("data", "Read the images, split them, write data/NAME.zarr.", False),
+    ("baselines", "Probe the pixels and their principal components.", False),
+    ("pretrain", "Train the family's network, write models/FAMILY.", True),
+    ("statistics", "Mean score and diagonal Fisher information, to statistics/FAMILY.zarr.", True),
+    ("svd", "Factor the Fisher vectors, to factors/FAMILY.zarr.", True),
+    ("embed", "Embed every image, to embeddings/FAMILY.zarr.", True),
+    ("evaluate", "Probe the embeddings and what they are compared with, to evaluation/FAMILY.", True),
+    ("report", "One page of all results, to report/index.html.", False),
+):
+    _stage_command(_stage, _text, _per_family)
+
+
+@app.command()
+def params(schema: Annotated[bool, typer.Option("--schema", help="print the JSON schema instead")] = False) -> None:
+    """Check params.yaml and print every value in force, defaults included."""
+    from nfk import params as parameters
+
+    content = parameters.schema() if schema else parameters.load().model_dump(mode="json")
+    print(json.dumps(content, indent=2))
+
+
+@app.command()
+def estimate(family: Family) -> None:
+    """Time a probe and say what each svd strategy would cost; needs data, model and statistics."""
+    from nfk.fisher import strategies
+    from nfk.fisher.vectors import FisherVectors
+    from nfk.params import load
+    from nfk.stages import images, network, svd
+
+    settings = load()
+    settings.family(family)
+    data, net = images.load(settings), network.load(family)
+    found, _ = network.load_statistics(net, data)
+    vectors = FisherVectors(net.scores, data.examples("train", settings.svd.examples), found,
+                            damping=settings.svd.damping, block_rows=settings.svd.block)
+    costs = svd.estimate(settings, vectors)
+    n, p = vectors.shape
+    print(f"{n:,} Fisher vectors of {p:,} numbers, rank {settings.svd.rank}, "
+          f"budget {settings.svd.memory_gib:g} GiB; quickest first:")
+    for plan in costs:
+        fits = "" if plan.bytes <= settings.svd.memory_gib * 2**30 else "   over the budget"
+        print(f"  {svd.describe(plan)}{fits}")
+    chosen = strategies.choose(costs, settings.svd.strategy, int(settings.svd.memory_gib * 2**30))
+    print(f"svd.strategy: {settings.svd.strategy} -> {chosen.strategy}")
+
+
+@app.command()
+def repro(stages: Annotated[list[str] | None, typer.Argument(help="DVC stages, such as svd@gan; none: all")] = None,
+          force: Annotated[bool, typer.Option("--force", help="run stages that have not changed too")] = False) -> None:
+    """Bring every result up to date: `dvc repro`, as one MLflow pipeline run."""
+    from nfk import tracking
+    from nfk.params import load
+    from nfk.stages import workspace
+    from nfk.workspace_lock import workspace_lock
+
+    settings, started = load(), datetime.now(UTC)
+    pipeline_run = tracking.new_pipeline_run_id()
+    environment = os.environ | {
+        tracking.ENVIRONMENT_VARIABLE: pipeline_run,
+        # stages are `nfk ...`: the one beside this interpreter
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
+    }
+    command = [sys.executable, "-m", "dvc", "repro", *(stages or []), *(["--force"] if force else [])]
+    status: tracking.Status = "KILLED"
+    try:
+        with workspace_lock() as lock:  # the stages hold it too, should this process be killed
+            code = subprocess.run(command, env=environment, pass_fds=[lock]).returncode
+        status = "FINISHED" if code == 0 else "FAILED"
+    finally:
+        if status != "FINISHED" or workspace.stages_since(started.timestamp()):
+            tracking.finish(pipeline_run, settings.tracking, status=status, started=started)
+    if code != 0:
+        raise typer.Exit(EXIT_FAILED)
+    _say_where(tracking.redact(tracking.tracking_uri(settings.tracking)))
+    if tracking.pending():
+        print("nfk: MLflow has not heard of all of it; `nfk track replay` sends the rest", file=sys.stderr)
+        raise typer.Exit(EXIT_UNTRACKED)
+
+
+def _say_where(uri: str) -> None:
+    from nfk.stages import workspace
+
+    print(f"report    {workspace.REPORT}")
+    print("pictures  models/*/*.png  factors/*.png  evaluation/*/figures/*.png")
+    print(f"mlflow    {uri}   (to look at it: mlflow ui --backend-store-uri {uri})")
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
+def run(context: typer.Context) -> None:
+    """The same stages as a Prefect flow; `nfk run --help` for its options."""
+    from flows.pipeline import main as flow
+
+    raise typer.Exit(flow(context.args))
+
+
+@track.command("replay")
+def track_replay() -> None:
+    """Send MLflow what it could not be told when it happened."""
+    from nfk import tracking
+    from nfk.params import load
+
+    delivery = tracking.replay(load().tracking)
+    print(f"sent {delivery.sent}, left {delivery.left}" + (f": {delivery.fault}" if delivery.left else ""))
+    if delivery.left:
+        raise typer.Exit(EXIT_UNTRACKED)
+
+
+@track.command("status")
+def track_status() -> None:
+    """How many records wait to be sent."""
+    from nfk import tracking
+
+    print(f"{tracking.pending()} records wait")
+
+
+def main() -> None:
+    """Run the command line; a refusal is one line on stderr, `--debug` shows the trace too."""
+    debug = "--debug" in sys.argv
+    if debug:
+        sys.argv.remove("--debug")
+    try:
+        app()
+    except KeyboardInterrupt:
+        print("nfk: interrupted; the same command goes on from here", file=sys.stderr)
+        raise SystemExit(EXIT_INTERRUPTED) from None
+    except (ValueError, OSError, MemoryError) as error:
+        if debug:
+            raise
+        for line in str(error).splitlines() or [type(error).__name__]:
+            print(f"nfk: {line}", file=sys.stderr)
+        raise SystemExit(EXIT_REFUSED) from None

@@ -1,0 +1,27 @@
+"""`baselines`: what the pixels and their principal components give, once for all families."""
+
+from __future__ import annotations
+
+from nfk import store
+from nfk.evaluation.evaluate import evaluate_features
+from nfk.params import Params
+from nfk.progress import progress
+from nfk.stages import images, representations, workspace
+from nfk.stages.labelled import labels
+from nfk.stages.outcome import Outcome
+
+
+def run(params: Params) -> Outcome:
+    data = images.load(params)
+    truth, found = labels(params, data), {}
+    with progress("baselines", "representations") as report:
+        for features in representations.pixels(params, data):
+            found[features.name] = evaluate_features(features, truth, params.evaluate, params.seed)
+            report(len(found), len(params.evaluate.ranks) + 1, "probes")
+    store.write_json(workspace.BASELINES, {"data": data.digest, "features": found})
+    best = max(found, key=lambda name: found[name]["logistic"]["accuracy"])
+    return Outcome(
+        f"best of {len(found)}: {best}, {found[best]['logistic']['accuracy']:.1%} -> {workspace.BASELINES}",
+        params={"evaluate": params.evaluate.model_dump()},
+        metrics={f"{name}/logistic": result["logistic"]["accuracy"] for name, result in found.items()},
+        digests={"data": data.digest})

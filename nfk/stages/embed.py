@@ -1,0 +1,45 @@
+"""`embed@F`: one vector of k numbers for every image of every split."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from nfk import store
+from nfk.fisher.embedding import embed, scale
+from nfk.fisher.vectors import FisherVectors
+from nfk.params import Params
+from nfk.progress import progress
+from nfk.stages import images, network, workspace
+from nfk.stages.images import SPLITS
+from nfk.stages.outcome import Outcome
+
+
+def run(params: Params, family: str) -> Outcome:
+    data, net = images.load(params), network.load(family)
+    statistics, statistics_digest = network.load_statistics(net, data)
+    made_from = {"data": data.digest, "model": net.digest, "statistics": statistics_digest}
+    factors = store.read(workspace.factors_store(family)).expect(**made_from)
+    inputs = {**made_from, "factors": factors.digest}
+    right, scores = jnp.asarray(factors["right"][:]), net.scores
+    path, counts = workspace.embeddings_store(family), {}
+    scratches = []
+    with store.write(path, inputs=inputs) as writer, progress(f"embed@{family}") as report:
+        for split in SPLITS:
+            vectors = FisherVectors(scores, data.examples(split), statistics,
+                                    damping=factors.attributes["damping"], block_rows=params.embed.block)
+            scratches.append(workspace.scratch(f"embed-{split}", family, {
+                "params": params.embed.model_dump(), "split": split, **inputs}))
+            rows = embed(vectors, right, checkpoint=scratches[-1],
+                         progress=lambda done, total, what, split=split: report(done, total, f"{what} of {split}"))
+            writer.put(split, scale(rows, params.embed.scaling, singular_values=factors["singular_values"][:],
+                                    fitted=factors.attributes["examples"]))
+            writer.put(f"{split}_id", data.source_rows(split))
+            counts[split] = len(rows)
+        writer.attributes.update(scaling=params.embed.scaling, rank=right.shape[1])
+    for scratch in scratches:
+        scratch.clear()
+    return Outcome(
+        f"{sum(counts.values()):,} images x {right.shape[1]} -> {path}",
+        params={"embed": params.embed.model_dump()},
+        metrics={"rank": right.shape[1]} | {f"images/{split}": count for split, count in counts.items()},
+        digests={**inputs, "embeddings": store.read_marker(path)["digest"]})

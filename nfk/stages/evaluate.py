@@ -1,0 +1,157 @@
+"""`evaluate@F`: what the embedding is worth beside the full Fisher vector, activations and pixels."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sklearn.neighbors import NearestNeighbors
+
+from nfk import store
+from nfk.evaluation.claims import judge
+from nfk.evaluation.components import extremes
+from nfk.evaluation.evaluate import evaluate_features
+from nfk.evaluation.figures.accuracy import accuracy_against_components, accuracy_from_few_labels, probe_accuracies
+from nfk.evaluation.figures.images import component_ends, neighbours
+from nfk.evaluation.figures.spectrum import explained_variance as explained_variance_figure
+from nfk.evaluation.figures.style import save
+from nfk.evaluation.spectrum import component_counts, explained_variance
+from nfk.fisher.kernel import kernel_matrices
+from nfk.fisher.scores import Scores
+from nfk.fisher.statistics import FisherStatistics, fisher_statistics
+from nfk.fisher.vectors import FisherVectors
+from nfk.models.families import initial
+from nfk.params import Params
+from nfk.progress import Report, progress
+from nfk.stages import images, network, representations, workspace
+from nfk.stages.images import Images
+from nfk.stages.labelled import labels
+from nfk.stages.network import Network
+from nfk.stages.outcome import Outcome
+
+_OWN_BASELINE = {"penultimate": "activations-penultimate", "latent_mean": "activations-latent_mean"}
+"""The one layer that users of a classifier, or of a VAE, would take instead."""
+_QUERIES = 8
+
+
+def run(params: Params, family: str) -> Outcome:
+    data, net = images.load(params), network.load(family)
+    statistics, statistics_digest = network.load_statistics(net, data)
+    made_from = {"data": data.digest, "model": net.digest, "statistics": statistics_digest}
+    factors = store.read(workspace.factors_store(family)).expect(**made_from)
+    embeddings = store.read(workspace.embeddings_store(family)).expect(**made_from, factors=factors.digest)
+    damping = factors.attributes["damping"]
+    with progress(f"evaluate@{family}") as report:
+        features, left_out = _features(params, net, data, statistics, embeddings, damping, report)
+        spectrum = _spectrum(params, net, data, damping, report)
+    metrics: dict[str, Any] = {
+        "family": family,
+        "model": net.card["model"],
+        "rank": int(factors["singular_values"].shape[0]),
+        "classes": list(data.class_names),
+        "counts": {"train": len(labels(params, data).train), "validation": len(data.labels("validation")),
+                   "test": len(data.labels("test"))},
+        "features": features,
+        "left_out": left_out,
+        "spectrum": spectrum,
+        "explained_variance": {str(k): float(factors["explained_variance"][k - 1])
+                               for k in representations.reachable(params.evaluate.ranks,
+                                                                  factors["singular_values"].shape[0])},
+    }
+    metrics["claims"] = [asdict(claim) for claim in judge(metrics, **_own_baseline(features))]
+    folder = workspace.evaluation_folder(family)
+    with store.whole_folder(folder) as building:
+        store.write_json(building / "metrics.json", metrics)
+        _draw(params, data, embeddings, metrics, building / "figures")
+    best = f"nfk-{_largest(metrics)}"
+    accuracy = features[best]["logistic"]
+    holding = sum(claim["holds"] for claim in metrics["claims"])
+    return Outcome(
+        f"{best} {accuracy['accuracy']:.1%} ± {accuracy['standard_error']:.1%}, {holding} of "
+        f"{len(metrics['claims'])} claims hold -> {folder}",
+        params={"evaluate": params.evaluate.model_dump()},
+        metrics=_flat(features),
+        figures=sorted((folder / "figures").glob("*.png")),
+        digests={**made_from, "factors": factors.digest, "embeddings": embeddings.digest})
+
+
+def _own_baseline(features: dict[str, Any]) -> dict[str, str]:
+    return {role: name for role, name in _OWN_BASELINE.items() if name in features}
+
+
+def _features(
+    params: Params, net: Network, data: Images, statistics: FisherStatistics, embeddings: store.Store,
+    damping: float, report: Report,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The metrics of every representation by name, and why one is left out."""
+    pixels = json.loads(workspace.BASELINES.read_text(encoding="utf-8"))
+    if pixels["data"] != data.digest:
+        raise store.StoreError(f"{workspace.BASELINES} was made from other data; remake it with `nfk repro baselines`")
+    truth, found, left_out = labels(params, data), dict(pixels["features"]), {}
+    full, reason = representations.full_fisher_vector(params, net, data, statistics, damping, report)
+    if full is None:
+        left_out["full-fisher-vector"] = reason
+    for features in (*representations.embeddings(params, embeddings), *([full] if full else []),
+                     *representations.activations(params, net, data)):
+        found[features.name] = evaluate_features(features, truth, params.evaluate, params.seed)
+        report(len(found), len(found) + 1, "representations probed")
+    return found, left_out
+
+
+def _spectrum(params: Params, net: Network, data: Images, damping: float, report: Report) -> dict[str, list[float]]:
+    """Explained variance of the trained and an untrained network on the same examples and samples, each with its
+    own statistics, with and without the mean score taken away."""
+    examples = data.examples("train", params.evaluate.spectrum_examples)
+    samples, _ = network.model_samples(params, net, data)
+    untrained = initial(net.model.config, data.shape, len(data.class_names), network.key(params, "init"))
+    curves: dict[str, list[float]] = {}
+    counts = component_counts(examples.shape[0])
+    for name, scores in (("trained", net.scores), ("untrained", Scores(untrained.log_density, untrained.params))):
+        for suffix, vectors in _vectors(params, scores, examples, samples, damping):
+            gram, = kernel_matrices(vectors, progress=report)
+            ratio = explained_variance(gram)
+            curves[name + suffix] = [float(ratio[count - 1]) for count in counts]
+    return {"components": counts, **curves}
+
+
+def _vectors(
+    params: Params, scores: Scores, examples: Any, samples: Any, damping: float
+) -> list[tuple[str, FisherVectors]]:
+    centred = fisher_statistics(scores, samples, block=params.statistics.block)
+    uncentred = centred._replace(mean_score=np.zeros_like(centred.mean_score))
+    return [(suffix, FisherVectors(scores, examples, statistics, damping=damping,
+                                   block_rows=params.statistics.block))
+            for suffix, statistics in (("", centred), ("_uncentred", uncentred))]
+
+
+def _draw(params: Params, data: Images, embeddings: store.Store, metrics: dict[str, Any], folder: Path) -> None:
+    features, rank = metrics["features"], _largest(metrics)
+    compared = [name for name in (f"nfk-{rank}", "full-fisher-vector", f"pca-{rank}", "activations-all", "pixels",
+                                  *_OWN_BASELINE.values()) if name in features]
+    save(accuracy_against_components(features), folder / "accuracy.png")
+    save(accuracy_from_few_labels(features, compared), folder / "few_labels.png")
+    save(probe_accuracies(features), folder / "probes.png")
+    save(explained_variance_figure(metrics["spectrum"]), folder / "spectrum.png")
+    most = params.evaluate.examples
+    train, test = np.asarray(embeddings["train"][:most]), np.asarray(embeddings["test"][:_QUERIES])
+    pixels, classes = images.unit(data.pixels("train", most)), data.labels("train", most)
+    ends = extremes(train, components=min(5, train.shape[1]))
+    save(component_ends(pixels, ends), folder / "components.png")
+    near = NearestNeighbors(n_neighbors=min(10, len(train))).fit(train).kneighbors(test, return_distance=False)
+    save(neighbours(images.unit(data.pixels("test")[:_QUERIES]), data.labels("test")[:_QUERIES], pixels[near],
+                    classes[near], data.class_names), folder / "neighbours.png")
+
+
+def _largest(metrics: dict[str, Any]) -> int:
+    return max(int(name.removeprefix("nfk-")) for name in metrics["features"] if name.startswith("nfk-"))
+
+
+def _flat(features: dict[str, Any]) -> dict[str, float]:
+    """Accuracies by representation and probe, as MLflow takes them."""
+    flat = {f"{name}/{probe}": found[probe]["accuracy"] for name, found in features.items()
+            for probe in ("logistic", "squared_hinge", "knn")}
+    return flat | {f"{name}/labels-{count}": result["mean"] for name, found in features.items()
+                   for count, result in found["few_labels"].items()}

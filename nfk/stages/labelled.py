@@ -1,0 +1,13 @@
+"""The labels that go with the labelled part of each split."""
+
+from __future__ import annotations
+
+from nfk.evaluation.features import Labels
+from nfk.params import Params
+from nfk.stages.images import Images
+
+
+def labels(params: Params, images: Images) -> Labels:
+    """Classes of the leading evaluate.examples training images and of all validation and test images."""
+    return Labels(images.labels("train", params.evaluate.examples), images.labels("validation"),
+                  images.labels("test"))

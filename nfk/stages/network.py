@@ -1,0 +1,62 @@
+"""The pretrained network as later stages see it: with its digest, its samples and its statistics."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from nfk import store
+from nfk.fisher.scores import Examples, Scores
+from nfk.fisher.statistics import FisherStatistics
+from nfk.models import checkpoint
+from nfk.models.protocol import TrainedModel
+from nfk.params import Params
+from nfk.stages import workspace
+from nfk.stages.images import Images
+
+
+class Network(NamedTuple):
+    family: str
+    model: TrainedModel
+    scores: Scores
+    digest: str
+    card: dict[str, Any]
+
+
+def load(family: str) -> Network:
+    """The network that `pretrain` wrote; ModelError if it is absent or damaged."""
+    folder = workspace.model_folder(family)
+    card = checkpoint.read_card(folder)
+    model = checkpoint.load(folder)
+    return Network(family, model, Scores(model.log_density, model.params), digest(card), card)
+
+
+def digest(card: dict[str, Any]) -> str:
+    """What makes a network this one: its architecture and its weights."""
+    return store.json_digest({name: card[name] for name in ("model", "config", "image_shape", "classes", "sha256")})
+
+
+def key(params: Params, purpose: str) -> jax.Array:
+    """A key of its own for each purpose, all from params.seed."""
+    number = int.from_bytes(purpose.encode().ljust(4)[:4], "big")
+    return jax.random.fold_in(jax.random.key(params.seed), number)
+
+
+def model_samples(params: Params, network: Network, images: Images) -> tuple[Examples, str]:
+    """x ~ p_theta: the model's own samples, or training images where it has none (a classifier)."""
+    count = params.statistics.model_samples
+    drawn = network.model.sample(key(params, "samples"), count)
+    if drawn is None:
+        return images.examples("train", count), "training images"
+    return np.asarray(drawn), "model samples"
+
+
+def load_statistics(network: Network, images: Images) -> tuple[FisherStatistics, str]:
+    """What `statistics` wrote for just this network and data, and its digest."""
+    found = store.read(workspace.statistics_store(network.family))
+    found.expect(model=network.digest, data=images.digest)
+    statistics = FisherStatistics(found["mean_score"][:], found["diagonal"][:],
+                                  int(found.attributes["count"]))
+    return statistics, found.digest

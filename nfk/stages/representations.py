@@ -1,0 +1,81 @@
+"""The representations that `evaluate` compares, one at a time so that only one is in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+from nfk import store
+from nfk.evaluation.features import Features, concatenate, from_gram, pca, pool, truncate
+from nfk.fisher.kernel import kernel_matrices
+from nfk.fisher.statistics import FisherStatistics
+from nfk.fisher.vectors import FisherVectors
+from nfk.linalg.rows import Progress
+from nfk.params import Params
+from nfk.stages.images import SPLITS, Images, unit
+from nfk.stages.network import Network
+
+_ACTIVATION_BLOCK = 256
+
+
+def embeddings(params: Params, stored: store.Store) -> Iterator[Features]:
+    """The NFK embedding cut to each of evaluate.ranks that svd.rank reaches."""
+    most = params.evaluate.examples
+    whole = Features("nfk", stored["train"][:most], stored["validation"][:], stored["test"][:])
+    for rank in reachable(params.evaluate.ranks, whole.dimension):
+        yield truncate(whole, rank, name=f"nfk-{rank}")
+
+
+def pixels(params: Params, images: Images) -> Iterator[Features]:
+    """The raw pixels, and their principal components at the same numbers as the embedding."""
+    most = params.evaluate.examples
+    raw = Features("pixels", *(unit(images.pixels(split, most if split == "train" else None))
+                               .reshape(-1, int(np.prod(images.shape))) for split in SPLITS))
+    ranks = reachable(params.evaluate.ranks, min(*raw.train.shape, params.svd.rank))
+    components = pca(raw, ranks[-1], name="pca", seed=params.seed)
+    for rank in ranks:
+        yield truncate(components, rank, name=f"pca-{rank}")
+    yield raw
+
+
+def activations(params: Params, network: Network, images: Images) -> Iterator[Features]:
+    """Every hidden layer, pooled; all of them side by side; and those reduced to the embedding's size."""
+    batch = jax.jit(network.model.activations)
+    layers: dict[str, list[np.ndarray]] = {}
+    for split in SPLITS:
+        examples = images.examples(split, params.evaluate.examples if split == "train" else None)
+        parts: dict[str, list[np.ndarray]] = {}
+        for start in range(0, examples.shape[0], _ACTIVATION_BLOCK):
+            for name, values in batch(examples[start : start + _ACTIVATION_BLOCK]).items():
+                flat = np.asarray(values)
+                parts.setdefault(name, []).append(pool(flat) if flat.ndim == 4 else flat.reshape(len(flat), -1))
+        for name, blocks in parts.items():
+            layers.setdefault(name, []).append(np.concatenate(blocks))
+    each = [Features(f"activations-{name}", *splits) for name, splits in layers.items()]
+    yield from each
+    together = concatenate(each, name="activations-all")
+    yield together
+    rank = reachable(params.evaluate.ranks, min(*together.train.shape, params.svd.rank))[-1]
+    yield pca(together, rank, name=f"activations-all-pca-{rank}", seed=params.seed)
+
+
+def full_fisher_vector(
+    params: Params, network: Network, images: Images, statistics: FisherStatistics, damping: float, progress: Progress
+) -> tuple[Features | None, str]:
+    """The whole Fisher vector through its kernel matrix, or None and the reason it is left out."""
+    most = params.evaluate.examples
+    scores = network.scores
+    rows = [FisherVectors(scores, images.examples(split, most if split == "train" else None), statistics,
+                          damping=damping, block_rows=params.statistics.block) for split in SPLITS]
+    needed = 4 * rows[0].shape[0] * scores.size / 2**30
+    if needed > params.evaluate.full_vector_gib:
+        return None, (f"{rows[0].shape[0]:,} Fisher vectors of {scores.size:,} numbers need {needed:.1f} GiB, "
+                      f"above evaluate.full_vector_gib={params.evaluate.full_vector_gib:g}")
+    return from_gram("full-fisher-vector", *kernel_matrices(*rows, progress=progress)), ""
+
+
+def reachable(ranks: tuple[int, ...], most: int) -> list[int]:
+    """The ranks up to `most`, ascending; `most` itself when all are above it."""
+    return sorted({rank for rank in ranks if rank <= most}) or [most]

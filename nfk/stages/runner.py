@@ -1,0 +1,48 @@
+"""Runs one stage: checks params.yaml, times it, tells MLflow, says in one line what came of it."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from datetime import UTC, datetime
+
+from nfk import tracking
+from nfk.params import Params, load
+from nfk.stages import workspace
+from nfk.stages.outcome import Outcome
+from nfk.store import write_json
+
+ONCE = ("data", "baselines", "report")
+PER_FAMILY = ("pretrain", "statistics", "svd", "embed", "evaluate")
+
+
+def run(stage: str, family: str | None = None) -> Outcome:
+    """Run `stage` in the current folder. Its faults are raised after MLflow has heard of them."""
+    params = load()
+    if family is not None:
+        params.family(family)
+    name = tracking.stage_name(stage, family)
+    started, clock = datetime.now(UTC), time.monotonic()
+    try:
+        outcome = _call(stage, params, family)
+    except BaseException as fault:
+        status = "KILLED" if isinstance(fault, KeyboardInterrupt) else "FAILED"
+        tracking.log(tracking.StageRecord(stage=stage, family=family, started=started, status=status,
+                                          tags={"error": str(fault)[:500]}), params.tracking)
+        raise
+    seconds = time.monotonic() - clock
+    write_json(workspace.LAST_RUNS / f"{name}.json", {"seconds": seconds, "started": started.isoformat()})
+    tracking.log(tracking.StageRecord(
+        stage=stage, family=family, started=started, params=outcome.params,
+        metrics={**outcome.metrics, "seconds": seconds},
+        series={key: tuple(values) for key, values in outcome.series.items()},
+        figures=tuple(outcome.figures),
+        tags={f"digest.{key}": value for key, value in outcome.digests.items()}), params.tracking)
+    print(f"{name}: {outcome.summary} ({seconds:.0f} s)", file=sys.stderr)
+    return outcome
+
+
+def _call(stage: str, params: Params, family: str | None) -> Outcome:
+    module = importlib.import_module(f"nfk.stages.{stage}")
+    return module.run(params) if family is None else module.run(params, family)

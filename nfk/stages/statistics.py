@@ -1,0 +1,38 @@
+"""`statistics@F`: mean score and diagonal Fisher information over the model's own samples."""
+
+from __future__ import annotations
+
+from nfk import store
+from nfk.fisher.parameters import parameter_index
+from nfk.fisher.statistics import fisher_statistics
+from nfk.params import Params
+from nfk.progress import progress
+from nfk.stages import images, network, workspace
+from nfk.stages.outcome import Outcome
+
+
+def run(params: Params, family: str) -> Outcome:
+    data, net = images.load(params), network.load(family)
+    scores = net.scores
+    samples, origin = network.model_samples(params, net, data)
+    scores.probe(samples, params.statistics.block)
+    scratch = workspace.scratch("statistics", family, {
+        "params": params.statistics.model_dump(), "seed": params.seed, "data": data.digest,
+        "model": net.digest})
+    with progress(f"statistics@{family}") as report:
+        found = fisher_statistics(scores, samples, block=params.statistics.block, checkpoint=scratch,
+                                  progress=report)
+    path = workspace.statistics_store(family)
+    with store.write(path, inputs={"data": data.digest, "model": net.digest}) as writer:
+        writer.put("mean_score", found.mean_score)
+        writer.put("diagonal", found.diagonal)
+        writer.attributes.update(
+            count=found.count, samples=origin, dead_parameters=found.dead,
+            parameters=[entry._asdict() for entry in parameter_index(net.model.params)])
+    scratch.clear()
+    dead = f", {found.dead:,} dead" if found.dead else ""
+    return Outcome(
+        f"{scores.size:,} parameters{dead} over {found.count:,} {origin} -> {path}",
+        params={"statistics": params.statistics.model_dump()},
+        metrics={"parameters": scores.size, "dead_parameters": found.dead, "samples": found.count},
+        digests={"data": data.digest, "model": net.digest, "statistics": store.read_marker(path)["digest"]})

@@ -1,0 +1,98 @@
+"""`svd@F`: the leading singular values and vectors of the matrix of Fisher vectors."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from nfk import store
+from nfk.evaluation.figures.spectrum import singular_values
+from nfk.evaluation.figures.style import save
+from nfk.fisher import strategies
+from nfk.fisher.vectors import FisherVectors
+from nfk.params import Params
+from nfk.progress import progress
+from nfk.stages import images, network, workspace
+from nfk.stages.outcome import Outcome
+
+
+class NotConverged(ValueError):
+    """A kept mode misses the asked tolerance."""
+
+
+def run(params: Params, family: str) -> Outcome:
+    data, net = images.load(params), network.load(family)
+    statistics, statistics_digest = network.load_statistics(net, data)
+    settings, scores = params.svd, net.scores
+    examples = data.examples("train", settings.examples)
+    scores.probe(examples, settings.block)
+    vectors = FisherVectors(scores, examples, statistics, damping=settings.damping,
+                            block_rows=settings.block)
+    inputs = {"data": data.digest, "model": net.digest, "statistics": statistics_digest}
+    scratch = workspace.scratch("svd", family, {"params": settings.model_dump(), "seed": params.seed, **inputs})
+    plan = _plan(params, vectors, scratch)
+    with progress(f"svd@{family} ({plan})") as report:
+        factors = strategies.decompose(
+            vectors, plan, rank=settings.rank, key=network.key(params, "svd"),
+            oversampling=settings.oversampling, passes=settings.passes,
+            memory_bytes=int(settings.memory_gib * 2**30), checkpoint=scratch, progress=report)
+    worst = float(np.max(factors.residuals))
+    if worst > settings.tolerance and not settings.accept_unconverged:
+        mode = int(np.argmax(factors.residuals > settings.tolerance)) + 1
+        raise NotConverged(
+            f"svd@{family}: residual {worst:.2g} exceeds svd.tolerance={settings.tolerance:g} from mode {mode} "
+            f"of {len(factors.residuals)} on; raise svd.passes or svd.oversampling (finished passes are kept), "
+            f"or set svd.accept_unconverged: true")
+    path = workspace.factors_store(family)
+    explained = factors.explained_variance
+    with store.write(path, inputs=inputs) as writer:
+        writer.put("singular_values", factors.singular_values)
+        writer.put("left", np.asarray(factors.left))
+        writer.put("right", np.asarray(factors.right))
+        writer.put("residuals", factors.residuals)
+        writer.put("explained_variance", explained)
+        writer.attributes.update(
+            strategy=plan, passes=factors.passes, squared_norm=factors.squared_norm,
+            orthogonality=factors.orthogonality, damping=settings.damping, examples=vectors.shape[0])
+    save(singular_values(factors.singular_values, factors.residuals, settings.tolerance),
+         workspace.spectrum_figure(family))
+    scratch.clear()
+    rank = len(factors.singular_values)
+    short = f" (the matrix has no more than {rank} modes)" if rank < settings.rank else ""
+    return Outcome(
+        f"{rank} modes{short} of {vectors.shape[0]:,} x {vectors.shape[1]:,}, {explained[-1]:.1%} of the variance, "
+        f"largest residual {worst:.1e}, {factors.passes} passes -> {path}",
+        params={"svd": settings.model_dump()} | {"svd.chosen": plan},
+        metrics={"rank": rank, "passes": factors.passes, "explained_variance": float(explained[-1]),
+                 "largest_residual": worst, "orthogonality": factors.orthogonality},
+        series={"singular_value": factors.singular_values.tolist(),
+                "explained_variance_at": explained.tolist(), "residual": factors.residuals.tolist()},
+        figures=[workspace.spectrum_figure(family)],
+        digests={**inputs, "factors": store.read_marker(path)["digest"]})
+
+
+def _plan(params: Params, vectors: FisherVectors, scratch: store.Scratch) -> strategies.Strategy:
+    """The strategy, chosen once: a resumed run keeps to it, since another would give other bits."""
+    if (kept := scratch.load("plan")) is not None:
+        return strategies.STRATEGIES[int(kept["strategy"][0])]
+    costs = estimate(params, vectors)
+    chosen = strategies.choose(costs, params.svd.strategy, int(params.svd.memory_gib * 2**30))
+    scratch.save("plan", {"strategy": np.array([strategies.STRATEGIES.index(chosen.strategy)])})
+    print(f"svd: {describe(chosen)}", file=sys.stderr)
+    return chosen.strategy
+
+
+def estimate(params: Params, vectors: FisherVectors) -> list[strategies.Plan]:
+    """What each strategy would cost here, from a timed probe."""
+    settings = params.svd
+    width = settings.rank + settings.oversampling
+    machine = strategies.probe_machine(vectors, min(width, *vectors.shape))
+    return strategies.plans(vectors.shape, machine, rank=settings.rank, oversampling=settings.oversampling,
+                            passes=settings.passes, block_rows=settings.block,
+                            memory_bytes=int(settings.memory_gib * 2**30))
+
+
+def describe(plan: strategies.Plan) -> str:
+    return (f"{plan.strategy}: {plan.gradient_passes:.3g} gradients an example, {plan.product_flops:.2g} flop, "
+            f"{plan.bytes / 2**30:.2f} GiB, about {plan.seconds:.0f} s")
