@@ -117,6 +117,9 @@ class SvdParams(Section):
 
 
 class EmbedParams(Section):
+    """One vector an image."""
+
+    examples: PositiveInt | None = Field(None, description="leading training images to embed; null: all")
     scaling: Literal["none", "whitened", "unit"] = "none"
     block: PositiveInt = 256
 
@@ -164,14 +167,21 @@ class Params(Section):
         used = self.svd.examples or self.data.train
         for key, value, bound, of in (
             ("svd.examples", self.svd.examples, self.data.train, "data.train"),
-            ("evaluate.examples", self.evaluate.examples, self.data.train, "data.train"),
+            ("embed.examples", self.embed.examples, self.data.train, "data.train"),
+            ("evaluate.examples", self.evaluate.examples, self.embed.examples or self.data.train,
+             "the number of training images embedded"),
             ("svd.rank", self.svd.rank, used, "the number of examples decomposed"),
             ("evaluate.labels", max(self.evaluate.labels, default=0),
-             self.evaluate.examples or self.data.train, "the number of labelled training examples"),
+             self.labelled, "the number of labelled training examples"),
         ):
             if value is not None and value > bound:
                 raise ValueError(f"{key}={value} exceeds {of}={bound}; lower it in params.yaml")
         return self
+
+    @property
+    def labelled(self) -> int:
+        """Training images whose labels the probes may see."""
+        return self.evaluate.examples or self.embed.examples or self.data.train
 
     def family(self, name: str) -> AnyFamily:
         """The family called `name`, or a ParamsError that lists those there are."""

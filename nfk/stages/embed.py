@@ -25,15 +25,16 @@ def run(params: Params, family: str) -> Outcome:
     scratches = []
     with store.write(path, inputs=inputs) as writer, progress(f"embed@{family}") as report:
         for split in SPLITS:
-            vectors = FisherVectors(scores, data.examples(split), statistics,
-                                    damping=factors.attributes["damping"], block_rows=params.embed.block)
+            examples = data.examples(split, params.embed.examples if split == "train" else None)
+            vectors = FisherVectors(scores, examples, statistics, damping=factors.attributes["damping"],
+                                    block_rows=params.embed.block)
             scratches.append(workspace.scratch(f"embed-{split}", family, {
                 "params": params.embed.model_dump(), "split": split, **inputs}))
             rows = embed(vectors, right, checkpoint=scratches[-1],
                          progress=lambda done, total, what, split=split: report(done, total, f"{what} of {split}"))
             writer.put(split, scale(rows, params.embed.scaling, singular_values=factors["singular_values"][:],
                                     fitted=factors.attributes["examples"]))
-            writer.put(f"{split}_id", data.source_rows(split))
+            writer.put(f"{split}_id", data.source_rows(split)[: len(rows)])
             counts[split] = len(rows)
         writer.attributes.update(scaling=params.embed.scaling, rank=right.shape[1])
     for scratch in scratches:

@@ -46,7 +46,7 @@ def run(params: Params, family: str) -> Outcome:
     damping = factors.attributes["damping"]
     with progress(f"evaluate@{family}") as report:
         features, left_out = _features(params, net, data, statistics, embeddings, damping, report)
-        spectrum = _spectrum(params, net, data, damping, report)
+        spectrum = spectra(params, net, data, damping, report)
     metrics: dict[str, Any] = {
         "family": family,
         "model": net.card["model"],
@@ -91,17 +91,18 @@ def _features(
     if pixels["data"] != data.digest:
         raise store.StoreError(f"{workspace.BASELINES} was made from other data; remake it with `nfk repro baselines`")
     truth, found, left_out = labels(params, data), dict(pixels["features"]), {}
+    rank = representations.reachable(params.evaluate.ranks, embeddings.attributes["rank"])[-1]
     full, reason = representations.full_fisher_vector(params, net, data, statistics, damping, report)
     if full is None:
         left_out["full-fisher-vector"] = reason
     for features in (*representations.embeddings(params, embeddings), *([full] if full else []),
-                     *representations.activations(params, net, data)):
+                     *representations.activations(params, net, data, rank)):
         found[features.name] = evaluate_features(features, truth, params.evaluate, params.seed)
         report(len(found), len(found) + 1, "representations probed")
     return found, left_out
 
 
-def _spectrum(params: Params, net: Network, data: Images, damping: float, report: Report) -> dict[str, list[float]]:
+def spectra(params: Params, net: Network, data: Images, damping: float, report: Report) -> dict[str, list[float]]:
     """Explained variance of the trained and an untrained network on the same examples and samples, each with its
     own statistics, with and without the mean score taken away."""
     examples = data.examples("train", params.evaluate.spectrum_examples)
@@ -135,7 +136,7 @@ def _draw(params: Params, data: Images, embeddings: store.Store, metrics: dict[s
     save(accuracy_from_few_labels(features, compared), folder / "few_labels.png")
     save(probe_accuracies(features), folder / "probes.png")
     save(explained_variance_figure(metrics["spectrum"]), folder / "spectrum.png")
-    most = params.evaluate.examples
+    most = params.labelled
     train, test = np.asarray(embeddings["train"][:most]), np.asarray(embeddings["test"][:_QUERIES])
     pixels, classes = images.unit(data.pixels("train", most)), data.labels("train", most)
     ends = extremes(train, components=min(5, train.shape[1]))

@@ -9,5 +9,5 @@ from nfk.stages.images import Images
 
 def labels(params: Params, images: Images) -> Labels:
     """Classes of the leading evaluate.examples training images and of all validation and test images."""
-    return Labels(images.labels("train", params.evaluate.examples), images.labels("validation"),
+    return Labels(images.labels("train", params.labelled), images.labels("validation"),
                   images.labels("test"))

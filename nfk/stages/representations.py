@@ -22,7 +22,7 @@ _ACTIVATION_BLOCK = 256
 
 def embeddings(params: Params, stored: store.Store) -> Iterator[Features]:
     """The NFK embedding cut to each of evaluate.ranks that svd.rank reaches."""
-    most = params.evaluate.examples
+    most = params.labelled
     whole = Features("nfk", stored["train"][:most], stored["validation"][:], stored["test"][:])
     for rank in reachable(params.evaluate.ranks, whole.dimension):
         yield truncate(whole, rank, name=f"nfk-{rank}")
@@ -30,22 +30,22 @@ def embeddings(params: Params, stored: store.Store) -> Iterator[Features]:
 
 def pixels(params: Params, images: Images) -> Iterator[Features]:
     """The raw pixels, and their principal components at the same numbers as the embedding."""
-    most = params.evaluate.examples
+    most = params.labelled
     raw = Features("pixels", *(unit(images.pixels(split, most if split == "train" else None))
                                .reshape(-1, int(np.prod(images.shape))) for split in SPLITS))
-    ranks = reachable(params.evaluate.ranks, min(*raw.train.shape, params.svd.rank))
+    ranks = reachable(params.evaluate.ranks, min(raw.train.shape))
     components = pca(raw, ranks[-1], name="pca", seed=params.seed)
     for rank in ranks:
         yield truncate(components, rank, name=f"pca-{rank}")
     yield raw
 
 
-def activations(params: Params, network: Network, images: Images) -> Iterator[Features]:
-    """Every hidden layer, pooled; all of them side by side; and those reduced to the embedding's size."""
+def activations(params: Params, network: Network, images: Images, rank: int) -> Iterator[Features]:
+    """Every hidden layer, pooled; all of them side by side; and those reduced to `rank` numbers, the embedding's."""
     batch = jax.jit(network.model.activations)
     layers: dict[str, list[np.ndarray]] = {}
     for split in SPLITS:
-        examples = images.examples(split, params.evaluate.examples if split == "train" else None)
+        examples = images.examples(split, params.labelled if split == "train" else None)
         parts: dict[str, list[np.ndarray]] = {}
         for start in range(0, examples.shape[0], _ACTIVATION_BLOCK):
             for name, values in batch(examples[start : start + _ACTIVATION_BLOCK]).items():
@@ -57,7 +57,7 @@ def activations(params: Params, network: Network, images: Images) -> Iterator[Fe
     yield from each
     together = concatenate(each, name="activations-all")
     yield together
-    rank = reachable(params.evaluate.ranks, min(*together.train.shape, params.svd.rank))[-1]
+    rank = min(rank, *together.train.shape)
     yield pca(together, rank, name=f"activations-all-pca-{rank}", seed=params.seed)
 
 
@@ -65,7 +65,7 @@ def full_fisher_vector(
     params: Params, network: Network, images: Images, statistics: FisherStatistics, damping: float, progress: Progress
 ) -> tuple[Features | None, str]:
     """The whole Fisher vector through its kernel matrix, or None and the reason it is left out."""
-    most = params.evaluate.examples
+    most = params.labelled
     scores = network.scores
     rows = [FisherVectors(scores, images.examples(split, most if split == "train" else None), statistics,
                           damping=damping, block_rows=params.statistics.block) for split in SPLITS]

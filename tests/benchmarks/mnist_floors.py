@@ -1,0 +1,133 @@
+"""Full MNIST, several seeds: what 128 numbers of each network are worth beside what people would take instead.
+
+    python -m tests.benchmarks.mnist_floors --data FOLDER [--seeds 0 1 2] [--families gan vae classifier]
+
+FOLDER holds MNIST as IDX or Parquet. The networks learn from 50,000 training images without labels (the
+classifier with them), the SVD sees 10,000, the probes the labels of those. Each seed draws other splits, weights and
+label draws. Runs the pipeline's own stages, in a workspace for each seed below --work, each resumable; the result is
+results/mnist.json. About 20 minutes a seed on 2 cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results" / "mnist.json"
+PARAMS = """\
+seed: {seed}
+data: {{name: mnist, source: {source}, train: 50000, validation: 5000, test: 10000}}
+families:
+  gan: {{model: dcgan, epochs: 12}}
+  vae: {{model: conv_vae, epochs: 12}}
+  classifier: {{model: lenet5, epochs: 6}}
+statistics: {{model_samples: 2048}}
+svd: {{rank: 128, examples: 10000, memory_gib: 10.0}}
+embed: {{examples: 10000}}
+evaluate: {{ranks: [16, 32, 64, 128], labels: [100, 500, 1000], draws: 5}}
+"""
+BASELINE = {"gan": None, "vae": "activations-latent_mean", "classifier": "activations-penultimate"}
+
+
+def main() -> None:
+    options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    options.add_argument("--data", type=Path, required=True)
+    options.add_argument("--work", type=Path, default=Path(".nfk/mnist"))
+    options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    options.add_argument("--families", nargs="+", default=list(BASELINE))
+    asked = options.parse_args()
+    for seed in asked.seeds:
+        workspace = (asked.work / f"seed-{seed}").resolve()
+        workspace.mkdir(parents=True, exist_ok=True)
+        (workspace / "params.yaml").write_text(PARAMS.format(seed=seed, source=json.dumps(str(asked.data.resolve()))))
+        if not (workspace / "data/mnist.zarr").exists():
+            run(workspace, "data")
+        for family in asked.families:
+            for stage, made in (("pretrain", f"models/{family}"), ("statistics", f"statistics/{family}.zarr"),
+                                ("svd", f"factors/{family}.zarr"), ("embed", f"embeddings/{family}.zarr")):
+                if not (workspace / made).exists():
+                    run(workspace, stage, family)
+            output = subprocess.run([sys.executable, "-m", __spec__.name, "--measure", str(workspace), family],
+                                    check=True, stdout=subprocess.PIPE, text=True)
+            keep(seed, family, json.loads(output.stdout))
+
+
+def run(workspace: Path, *arguments: str) -> None:
+    """One stage by the command line, as users run it."""
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-m", "nfk", *arguments], cwd=workspace, env=environment, check=True)
+
+
+def measure(workspace: Path, family: str) -> dict[str, Any]:
+    """Test accuracies of the representations that the floors compare, and the spectra."""
+    from nfk import store
+    from nfk.evaluation.features import standardise
+    from nfk.evaluation.few_labels import few_labels
+    from nfk.evaluation.linear_probe import logistic_probe
+    from nfk.params import load
+    from nfk.progress import progress
+    from nfk.stages import images, network, representations
+    from nfk.stages.evaluate import spectra
+    from nfk.stages.labelled import labels
+
+    os.chdir(workspace)
+    params = load()
+    data, net = images.load(params), network.load(family)
+    truth, found = labels(params, data), {}
+    stored = store.read(f"embeddings/{family}.zarr")
+    wanted = [*representations.embeddings(params, stored)]
+    wanted += [features for features in representations.pixels(params, data) if features.name == "pca-128"]
+    wanted += [features for features in representations.activations(params, net, data, params.svd.rank)
+               if features.name in (BASELINE[family], "activations-all-pca-128")]
+    for features in wanted:
+        scaled = standardise(features)
+        full = logistic_probe(scaled, truth, params.evaluate.strengths)
+        few = few_labels(scaled, truth, params.evaluate.labels, draws=params.evaluate.draws,
+                         strengths=params.evaluate.strengths, seed=params.seed)
+        found[features.name] = {"accuracy": full.accuracy, "strength": full.strength,
+                                **{f"labels-{count}": result.mean for count, result in few.items()}}
+        print(f"{family} seed {params.seed}: {features.name}: {found[features.name]}", file=sys.stderr)
+    factors = store.read(f"factors/{family}.zarr")
+    with progress("spectrum") as report:
+        spectrum = spectra(params, net, data, factors.attributes["damping"], report)
+    at = spectrum["components"].index(100)
+    return {"parameters": net.card["parameters"], "metrics": net.card["metrics"], "features": found,
+            "explained_variance_at_100": {name: values[at] for name, values in spectrum.items()
+                                          if name != "components"},
+            "largest_residual": float(np.max(factors["residuals"][:])), "strategy": factors.attributes["strategy"]}
+
+
+def keep(seed: int, family: str, result: dict[str, Any]) -> None:
+    """Add one run to the results, and the mean and standard deviation over the seeds run so far."""
+    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"runs": {}}
+    kept["environment"] = {"python": platform.python_version(), "machine": platform.machine(), "cores": os.cpu_count()}
+    kept["params"] = PARAMS
+    kept["runs"].setdefault(family, {})[str(seed)] = result
+    kept["summary"] = {family: summary(list(runs.values())) for family, runs in kept["runs"].items()}
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    def spread(values: list[float]) -> dict[str, float]:
+        return {"mean": float(np.mean(values)), "n": len(values),
+                "standard_deviation": float(np.std(values, ddof=1)) if len(values) > 1 else None}
+
+    return {name: {quantity: spread([run["features"][name][quantity] for run in runs])
+                   for quantity in runs[0]["features"][name] if quantity != "strength"}
+            for name in runs[0]["features"]}
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--measure"]:
+        print(json.dumps(measure(Path(sys.argv[2]), sys.argv[3])))
+    else:
+        main()
