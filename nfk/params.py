@@ -58,10 +58,11 @@ class DcganParams(FamilyParams):
 
     model: Literal["dcgan"] = "dcgan"
     width: Annotated[int, Field(ge=1, le=1024)] = 10
-    generator_width: Annotated[int, Field(ge=1, le=1024)] = 24
-    latent: PositiveInt = 64
-    epochs: PositiveInt = 100
-    learning_rate: Rate = 4e-4
+    generator_width: Annotated[int, Field(ge=1, le=1024)] = 12
+    latent: PositiveInt = 32
+    batch: Annotated[int, Field(ge=2, le=65536)] = 32
+    epochs: PositiveInt = 60
+    learning_rate: Rate = 2e-3
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
 
 
@@ -70,7 +71,7 @@ class ConvVaeParams(FamilyParams):
 
     model: Literal["conv_vae"] = "conv_vae"
     width: Annotated[int, Field(ge=1, le=1024)] = 16
-    hidden: PositiveInt = 64
+    hidden: PositiveInt = 32
     latent: PositiveInt = 16
     epochs: PositiveInt = 60
 
