@@ -6,39 +6,56 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple, TextIO
 
 Report = Callable[[int, int, str], None]
 _LINE_SECONDS = 10.0
 
 
 @contextmanager
-def progress(title: str, unit: str = "examples") -> Iterator[Report]:
-    """A function report(done, total, what) that shows how far the work is.
+def progress(title: str, unit: str = "examples", out: TextIO | None = None) -> Iterator[Report]:
+    """A function report(done, total, what) that shows how far the work is, on `out` (None: stderr).
 
-    A change of `what` starts a new bar, and rates are taken from the first report on, so that work resumed in
-    the middle shows its true speed.
+    Rates are taken from the first report on, so that work resumed in the middle shows its true speed. When
+    `done` falls or `total` changes, another piece of work has begun.
     """
-    reporter = _Bar(title, unit) if sys.stderr.isatty() else _Lines(title, unit)
+    out = out or sys.stderr
+    reporter = _Bar(title, unit, out) if out.isatty() else _Lines(title, unit, out)
+    piece = _Piece(0, 0, -1, 0.0)
+
+    def report(done: int, total: int, what: str) -> None:
+        nonlocal piece
+        now = time.monotonic()
+        new = total != piece.total or done < piece.done
+        piece = _Piece(done, total, done, now) if new else piece._replace(done=done)
+        reporter.show(new, done, total, what, (done - piece.first) / max(now - piece.started, 1e-9))
+
     try:
-        yield reporter.report
+        yield report
     finally:
         reporter.close()
 
 
-class _Lines:
-    def __init__(self, title: str, unit: str) -> None:
-        self._title, self._unit = title, unit
-        self._what, self._first, self._started, self._printed = "", 0, 0.0, 0.0
+class _Piece(NamedTuple):
+    done: int
+    total: int
+    first: int
+    started: float
 
-    def report(self, done: int, total: int, what: str) -> None:
+
+class _Lines:
+    def __init__(self, title: str, unit: str, out: TextIO) -> None:
+        self._title, self._unit, self._out, self._printed = title, unit, out, 0.0
+
+    def show(self, new: bool, done: int, total: int, what: str, rate: float) -> None:
         now = time.monotonic()
-        if what != self._what:
-            self._what, self._first, self._started, self._printed = what, done, now, now
+        if new and done < total:
+            self._printed = now
         elif done >= total or now - self._printed >= _LINE_SECONDS:
-            rate = (done - self._first) / max(now - self._started, 1e-9)
+            speed = f", {rate:,.0f}/s" if rate > 0 else ""
             left = "done" if done >= total else f"{_clock((total - done) / max(rate, 1e-9))} left"
-            print(f"{self._title}: {what}: {done:,} of {total:,} {self._unit}, {rate:,.0f}/s, {left}",
-                  file=sys.stderr, flush=True)
+            print(f"{self._title}: {what}: {done:,} of {total:,} {self._unit}{speed}, {left}",
+                  file=self._out, flush=True)
             self._printed = now
 
     def close(self) -> None:
@@ -46,24 +63,21 @@ class _Lines:
 
 
 class _Bar:
-    def __init__(self, title: str, unit: str) -> None:
+    def __init__(self, title: str, unit: str, out: TextIO) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        self._title, self._what, self._task, self._first, self._started = title, "", None, 0, 0.0
+        self._title, self._task = title, None
         self._bar = Progress(TextColumn("{task.description}"), BarColumn(),
                              TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + unit),
                              TextColumn("{task.fields[rate]:,.0f}/s"), TimeElapsedColumn(),
-                             TimeRemainingColumn(), console=Console(stderr=True))
+                             TimeRemainingColumn(), console=Console(file=out))
         self._bar.start()
 
-    def report(self, done: int, total: int, what: str) -> None:
-        now = time.monotonic()
-        if what != self._what or self._task is None:
-            self._what, self._first, self._started = what, done, now
-            self._task = self._bar.add_task(f"{self._title}: {what}", total=total, rate=0.0)
-        rate = (done - self._first) / max(now - self._started, 1e-9)
-        self._bar.update(self._task, completed=done, rate=rate)
+    def show(self, new: bool, done: int, total: int, what: str, rate: float) -> None:
+        if new or self._task is None:
+            self._task = self._bar.add_task("", total=total, rate=0.0)
+        self._bar.update(self._task, completed=done, rate=rate, description=f"{self._title}: {what}")
 
     def close(self) -> None:
         self._bar.stop()
