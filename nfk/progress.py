@@ -6,21 +6,20 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple, TextIO
+from typing import NamedTuple
 
 Report = Callable[[int, int, str], None]
 _LINE_SECONDS = 10.0
 
 
 @contextmanager
-def progress(title: str, unit: str = "examples", out: TextIO | None = None) -> Iterator[Report]:
-    """A function report(done, total, what) that shows how far the work is, on `out` (None: stderr).
+def progress(title: str, unit: str = "examples") -> Iterator[Report]:
+    """A function report(done, total, what) that shows how far the work is, on stderr.
 
     Rates are taken from the first report on, so that work resumed in the middle shows its true speed. When
     `done` falls or `total` changes, another piece of work has begun.
     """
-    out = out or sys.stderr
-    reporter = _Bar(title, unit, out) if out.isatty() else _Lines(title, unit, out)
+    reporter = _Bar(title, unit) if sys.stderr.isatty() else _Lines(title, unit)
     piece = _Piece(0, 0, -1, 0.0)
 
     def report(done: int, total: int, what: str) -> None:
@@ -44,8 +43,8 @@ class _Piece(NamedTuple):
 
 
 class _Lines:
-    def __init__(self, title: str, unit: str, out: TextIO) -> None:
-        self._title, self._unit, self._out, self._printed = title, unit, out, 0.0
+    def __init__(self, title: str, unit: str) -> None:
+        self._title, self._unit, self._printed = title, unit, 0.0
 
     def show(self, new: bool, done: int, total: int, what: str, rate: float) -> None:
         now = time.monotonic()
@@ -55,7 +54,7 @@ class _Lines:
             speed = f", {rate:,.0f}/s" if rate > 0 else ""
             left = "done" if done >= total else f"{_clock((total - done) / max(rate, 1e-9))} left"
             print(f"{self._title}: {what}: {done:,} of {total:,} {self._unit}{speed}, {left}",
-                  file=self._out, flush=True)
+                  file=sys.stderr, flush=True)
             self._printed = now
 
     def close(self) -> None:
@@ -63,7 +62,7 @@ class _Lines:
 
 
 class _Bar:
-    def __init__(self, title: str, unit: str, out: TextIO) -> None:
+    def __init__(self, title: str, unit: str) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -71,7 +70,7 @@ class _Bar:
         self._bar = Progress(TextColumn("{task.description}"), BarColumn(),
                              TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + unit),
                              TextColumn("{task.fields[rate]:,.0f}/s"), TimeElapsedColumn(),
-                             TimeRemainingColumn(), console=Console(file=out))
+                             TimeRemainingColumn(), console=Console(stderr=True))
         self._bar.start()
 
     def show(self, new: bool, done: int, total: int, what: str, rate: float) -> None:
