@@ -1,0 +1,83 @@
+"""Everything that is read from each representation, as the metrics file holds it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from joblib import Parallel, delayed
+
+from nfk.evaluation.features import Features, Labels, standardise
+from nfk.evaluation.few_labels import few_labels
+from nfk.evaluation.knn import neighbour_vote
+from nfk.evaluation.linear_probe import Probe, logistic_probe, squared_hinge_probe
+from nfk.params import EvaluateParams
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int, str], None]
+"""(done, in all, of what)"""
+
+
+def evaluate_all(representations: Sequence[Features], labels: Labels, params: EvaluateParams, seed: int, *,
+                 workers: int = -1, progress: Progress | None = None) -> dict[str, dict[str, Any]]:
+    """`evaluate_features` of each representation, by name, in the order given.
+
+    They run side by side in `workers` processes (-1: one a core), the widest first. A strength at the end
+    of the grid and a probe short of its tolerance are logged as warnings. Cost with the default parameters
+    and 3,500 training images, on one core: 1.5 s at 16 numbers, 5 to 9 s at 128, 35 s at 3,500.
+    """
+    names = [features.name for features in representations]
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise ValueError(f"{sorted(repeated)[0]!r}: two representations of this name; give each its own")
+    widest_first = sorted(representations, key=lambda features: features.dimension, reverse=True)
+    results = Parallel(n_jobs=workers, return_as="generator_unordered")(
+        delayed(_named)(features, labels, params, seed) for features in widest_first)
+    found: dict[str, dict[str, Any]] = {}
+    if progress:
+        progress(0, len(names), "evaluated")
+    for name, record in results:
+        found[name] = record
+        _warn(name, record)
+        if progress:
+            progress(len(found), len(names), "evaluated")
+    return {name: found[name] for name in names}
+
+
+def evaluate_features(features: Features, labels: Labels, params: EvaluateParams, seed: int) -> dict[str, Any]:
+    """Linear probes, nearest neighbours and few-label probes of one representation, ready for JSON.
+
+    Features are standardised here. `seed` draws the labels of the few-label probes, nothing else.
+    """
+    features = standardise(features)
+    drawn = few_labels(features, labels, params.labels, draws=params.draws, strengths=params.strengths,
+                       seed=seed) if params.labels else {}
+    return {
+        "dimension": features.dimension,
+        "logistic": _linear(logistic_probe(features, labels, params.strengths)),
+        "squared_hinge": _linear(squared_hinge_probe(features, labels, params.strengths)),
+        "knn": neighbour_vote(features, labels, params.neighbours)._asdict(),
+        "few_labels": {str(count): {**result._asdict(), "draws": list(result.draws)}
+                       for count, result in drawn.items()}}
+
+
+def _named(features: Features, *arguments: Any) -> tuple[str, dict[str, Any]]:
+    return features.name, evaluate_features(features, *arguments)
+
+
+def _linear(probe: Probe) -> dict[str, Any]:
+    record = probe._asdict()
+    del record["predictions"]
+    return record
+
+
+def _warn(name: str, record: dict[str, Any]) -> None:
+    for kind in ("logistic", "squared_hinge"):
+        strength = record[kind]["strength"]
+        if record[kind]["at_end"]:
+            log.warning("%s, %s: the best strength, %g, is an end of evaluate.strengths; a better one may lie "
+                        "beyond it", name, kind, strength)
+        if not record[kind]["converged"]:
+            log.warning("%s, %s: stopped short of its tolerance at strength %g", name, kind, strength)

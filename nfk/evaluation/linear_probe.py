@@ -1,0 +1,59 @@
+"""What a linear classifier reads from a representation; its strength is chosen on the validation split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+from nfk.evaluation.accuracy import accuracy
+from nfk.evaluation.features import Features, Labels
+from nfk.evaluation.linear_classifiers import LinearClassifier, logistic_path, squared_hinge_path
+
+
+class Probe(NamedTuple):
+    accuracy: float
+    standard_error: float
+    strength: float
+    validation_accuracy: float
+    at_end: bool
+    """The strength is the first or last of the grid: a better one may lie beyond it."""
+    converged: bool
+    """The chosen classifier reached its tolerance."""
+    predictions: Integer[np.ndarray, "t"]
+    """The class given to each test image."""
+
+
+def logistic_probe(features: Features, labels: Labels, strengths: Sequence[float]) -> Probe:
+    """Multinomial logistic regression on standardised features; see `linear_classifiers.logistic_path`."""
+    path = logistic_path(features.train, labels.train, strengths)
+    return _appraise(path, features, labels, strengths)
+
+
+def squared_hinge_probe(features: Features, labels: Labels, strengths: Sequence[float]) -> Probe:
+    """One-vs-rest squared hinge on standardised features; see `linear_classifiers.squared_hinge_path`."""
+    path = squared_hinge_path(features.train, labels.train, strengths)
+    return _appraise(path, features, labels, strengths)
+
+
+class Choice(NamedTuple):
+    classifier: LinearClassifier
+    validation_accuracy: float
+
+
+def best_on_validation(path: Iterable[LinearClassifier], rows: Float[np.ndarray, "v d"],
+                       labels: Integer[np.ndarray, "v"]) -> Choice:
+    """The classifier with the highest validation accuracy; among equals the most strongly penalised."""
+    choices = (Choice(classifier, accuracy(classifier.predict(rows), labels).value) for classifier in path)
+    return max(choices, key=lambda choice: choice.validation_accuracy)
+
+
+def _appraise(path: Iterable[LinearClassifier], features: Features, labels: Labels,
+              strengths: Sequence[float]) -> Probe:
+    chosen, validation_accuracy = best_on_validation(path, features.validation, labels.validation)
+    predictions = chosen.predict(features.test)
+    return Probe(*accuracy(predictions, labels.test), chosen.strength, validation_accuracy,
+                 at_end=chosen.strength in (min(strengths), max(strengths)), converged=chosen.converged,
+                 predictions=predictions)

@@ -1,0 +1,83 @@
+"""The record of a representation: its schema, and that it does not depend on who computed it, or where."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from nfk.evaluation.evaluate import evaluate_all, evaluate_features
+from nfk.evaluation.features import Features, truncate
+from nfk.params import EvaluateParams
+from tests.evaluation.problems import clusters, mapped, rotation
+
+PARAMS = EvaluateParams(labels=(9, 30), draws=3, strengths=(1e-3, 1e-2, 1e-1, 1.0), neighbours=(1, 5))
+
+
+def test_the_record_has_the_schema_of_the_metrics_file():
+    features, labels = clusters(0)
+    record = json.loads(json.dumps(evaluate_features(features, labels, PARAMS, seed=0)))
+    linear = {"accuracy", "standard_error", "strength", "validation_accuracy", "at_end", "converged"}
+    assert record.keys() == {"dimension", "logistic", "squared_hinge", "knn", "few_labels"}
+    assert record["dimension"] == 12
+    assert record["logistic"].keys() == record["squared_hinge"].keys() == linear
+    assert record["knn"].keys() == {"accuracy", "standard_error", "neighbours", "metric", "validation_accuracy"}
+    assert record["few_labels"].keys() == {"9", "30"}
+    assert record["few_labels"]["9"].keys() == {"mean", "standard_deviation", "draws"}
+    assert len(record["few_labels"]["9"]["draws"]) == 3
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_raw_rotated_and_shifted_features_give_one_record(seed):
+    features, labels = clusters(seed, distance=1.5)
+    copy = mapped(features, 1000 * rotation(seed, 12))
+    moved = Features("moved", copy.train + 50, copy.validation + 50, copy.test + 50)
+    ours, theirs = (evaluate_features(part, labels, PARAMS, seed=0) for part in (features, moved))
+    assert ours == theirs
+
+
+def test_without_few_label_counts_there_are_no_few_label_results():
+    features, labels = clusters(0)
+    assert evaluate_features(features, labels, PARAMS.model_copy(update={"labels": ()}), seed=0)["few_labels"] == {}
+
+
+def test_processes_change_nothing_and_order_is_kept():
+    features, labels = clusters(1)
+    representations = [truncate(features, k, name=f"nfk-{k}") for k in (4, 12, 8)]
+    steps = []
+    alone = evaluate_all(representations, labels, PARAMS, 0, workers=1, progress=lambda *step: steps.append(step))
+    assert list(alone) == ["nfk-4", "nfk-12", "nfk-8"]
+    assert alone == {part.name: evaluate_features(part, labels, PARAMS, 0) for part in representations}
+    assert steps == [(done, 3, "evaluated") for done in range(4)]
+    assert evaluate_all(representations, labels, PARAMS, 0, workers=2) == alone
+
+
+def test_a_strength_at_the_end_of_the_grid_is_warned_of(caplog):
+    features, labels = clusters(2)
+    params = PARAMS.model_copy(update={"strengths": (1e-2,)})
+    with caplog.at_level(logging.WARNING):
+        evaluate_all([features], labels, params, 0, workers=1)
+    assert "clusters, logistic: the best strength, 0.01, is an end of evaluate.strengths" in caplog.text
+
+
+def test_a_probe_short_of_its_tolerance_is_warned_of(caplog, monkeypatch):
+    monkeypatch.setattr("nfk.evaluation.linear_classifiers.MOST_STEPS", 1)
+    features, labels = clusters(2)
+    with caplog.at_level(logging.WARNING):
+        evaluate_all([features], labels, PARAMS, 0, workers=1)
+    assert "clusters, squared_hinge: stopped short of its tolerance" in caplog.text
+
+
+def test_a_name_given_twice_is_refused():
+    features, labels = clusters(3)
+    with pytest.raises(ValueError, match="'clusters': two representations of this name"):
+        evaluate_all([features, features], labels, PARAMS, 0)
+
+
+def test_callers_arrays_are_left_as_they_were():
+    features, labels = clusters(4)
+    before = features.train.copy()
+    evaluate_features(features, labels, PARAMS, seed=0)
+    np.testing.assert_array_equal(features.train, before)
