@@ -44,8 +44,8 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
 
     def __init__(
         self, log_density: LogDensity, params: PyTree, *, rank: int = 128, damping: float = 1e-3,
-        strategy: str = "auto", key: Key[Array, ""] | None = None, oversampling: int = 16, passes: int = 6,
-        tolerance: float = 0.0, scaling: Scaling = "none", block: int = 256, memory_gib: float = 4.0,
+        strategy: str = "auto", key: Key[Array, ""] | None = None, oversampling: int = 16, passes: int = 10,
+        tolerance: float = 5e-4, scaling: Scaling = "none", block: int = 256, memory_gib: float = 4.0,
         progress: Progress = silent,
     ) -> None:
         self.log_density = log_density

@@ -106,9 +106,9 @@ class SvdParams(Section):
 
     rank: PositiveInt = 128
     oversampling: Annotated[int, Field(ge=0)] = 16
-    passes: Annotated[int, Field(ge=1, le=64)] = Field(6, description="most passes over the data")
+    passes: Annotated[int, Field(ge=1, le=64)] = Field(10, description="most passes over the data")
     tolerance: Annotated[float, Field(gt=0, lt=1)] = Field(
-        1e-3, description="largest residual |V^T u_i - s_i w_i| / s_1 a kept mode may have")
+        5e-4, description="largest residual |V^T u_i - s_i w_i| / s_1 a kept mode may have; enough to stop at")
     accept_unconverged: bool = False
     damping: Annotated[float, Field(ge=0)] = Field(1e-3, description="relative to the mean of the diagonal")
     strategy: Literal["auto", "explicit", "gram", "stream", "stored"] = "auto"

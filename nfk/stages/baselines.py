@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nfk import store
-from nfk.evaluation.evaluate import evaluate_features
+from nfk.evaluation.evaluate import evaluate_all
 from nfk.params import Params
 from nfk.progress import progress
 from nfk.stages import images, representations, workspace
@@ -13,11 +13,9 @@ from nfk.stages.outcome import Outcome
 
 def run(params: Params) -> Outcome:
     data = images.load(params)
-    truth, found = labels(params, data), {}
     with progress("baselines", "representations") as report:
-        for features in representations.pixels(params, data):
-            found[features.name] = evaluate_features(features, truth, params.evaluate, params.seed)
-            report(len(found), len(params.evaluate.ranks) + 1, "probes")
+        found = evaluate_all([*representations.pixels(params, data)], labels(params, data), params.evaluate,
+                             params.seed, progress=report)
     store.write_json(workspace.BASELINES, {"data": data.digest, "features": found})
     best = max(found, key=lambda name: found[name]["logistic"]["accuracy"])
     return Outcome(

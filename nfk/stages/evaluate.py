@@ -13,7 +13,7 @@ from sklearn.neighbors import NearestNeighbors
 from nfk import store
 from nfk.evaluation.claims import judge
 from nfk.evaluation.components import extremes
-from nfk.evaluation.evaluate import evaluate_features
+from nfk.evaluation.evaluate import evaluate_all
 from nfk.evaluation.figures.accuracy import accuracy_against_components, accuracy_from_few_labels, probe_accuracies
 from nfk.evaluation.figures.images import component_ends, neighbours
 from nfk.evaluation.figures.spectrum import explained_variance as explained_variance_figure
@@ -90,16 +90,14 @@ def _features(
     pixels = json.loads(workspace.BASELINES.read_text(encoding="utf-8"))
     if pixels["data"] != data.digest:
         raise store.StoreError(f"{workspace.BASELINES} was made from other data; remake it with `nfk repro baselines`")
-    truth, found, left_out = labels(params, data), dict(pixels["features"]), {}
     rank = representations.reachable(params.evaluate.ranks, embeddings.attributes["rank"])[-1]
     full, reason = representations.full_fisher_vector(params, net, data, statistics, damping, report)
-    if full is None:
-        left_out["full-fisher-vector"] = reason
-    for features in (*representations.embeddings(params, embeddings), *([full] if full else []),
-                     *representations.activations(params, net, data, rank)):
-        found[features.name] = evaluate_features(features, truth, params.evaluate, params.seed)
-        report(len(found), len(found) + 1, "representations probed")
-    return found, left_out
+    compared = [*representations.embeddings(params, embeddings), *([full] if full else []),
+                *representations.activations(params, net, data, rank)]
+    found = evaluate_all(compared, labels(params, data), params.evaluate, params.seed, progress=report)
+    if full:  # what it stands for, not the numbers of its isometric copy
+        found[full.name]["dimension"] = net.scores.size
+    return found | pixels["features"], {} if full else {"full-fisher-vector": reason}
 
 
 def spectra(params: Params, net: Network, data: Images, damping: float, report: Report) -> dict[str, list[float]]:

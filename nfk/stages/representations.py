@@ -1,4 +1,4 @@
-"""The representations that `evaluate` compares, one at a time so that only one is in memory."""
+"""The representations that `evaluate` compares."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def run(params: Params, family: str) -> Outcome:
     with progress(f"svd@{family} ({plan})") as report:
         factors = strategies.decompose(
             vectors, plan, rank=settings.rank, key=network.key(params, "svd"),
-            oversampling=settings.oversampling, passes=settings.passes,
+            oversampling=settings.oversampling, passes=settings.passes, tolerance=settings.tolerance,
             memory_bytes=int(settings.memory_gib * 2**30), checkpoint=scratch, progress=report)
     worst = float(np.max(factors.residuals))
     if worst > settings.tolerance and not settings.accept_unconverged:

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import nfk
 from nfk.params import Params
 from nfk.store import Scratch, file_digest, json_digest
 
@@ -71,7 +70,7 @@ def stages_since(started: float) -> list[str]:
 
 
 def _code_digest() -> str:
-    package = Path(nfk.__file__).parent
+    package = Path(__file__).parents[1]
     return json_digest({str(file.relative_to(package)): file_digest(file)
                         for file in sorted(package.rglob("*.py"))})
 
