@@ -51,7 +51,7 @@ class _Lines:
         if new and done < total:
             self._printed = now
         elif done >= total or now - self._printed >= _LINE_SECONDS:
-            speed = f", {rate:,.0f}/s" if rate > 0 else ""
+            speed = "" if rate == 0 else f", {rate:,.0f}/s" if rate >= 10 else f", {rate:.2g}/s"
             left = "done" if done >= total else f"{_clock((total - done) / max(rate, 1e-9))} left"
             print(f"{self._title}: {what}: {done:,} of {total:,} {self._unit}{speed}, {left}",
                   file=sys.stderr, flush=True)

@@ -126,9 +126,8 @@ def tracker(axes: Axes) -> None:
     box(axes, TRACKER_LEFT, top, TRACKER_WIDTH, bottom - top, "#0b5a8a", "#eef5fa")
     x = TRACKER_LEFT + 22
     axes.text(x, top + 42, "MLflow", color="#0b5a8a", fontsize=11, weight="bold", va="center", zorder=4)
-    parts = (("run per stage", ("parameters", "metrics", "figures", "commit", "DVC hashes", "versions")),
-             ("registry of", ("networks", "embedders", "embeddings")),
-             ("aliases", ("candidate", "champion")))
+    parts = (("run per pipeline", ("status", "dvc.lock", "params.yaml")),
+             ("run per stage", ("parameters", "metrics", "figures", "digests", "commit", "DVC hashes", "versions")))
     y = top + 92
     for title, lines in parts:
         axes.text(x, y, title, color=INK, fontsize=8.5, weight="bold", va="top", zorder=4)
