@@ -28,7 +28,7 @@ def gram_matrix(
     n, blocks = rows.shape[0], block_count(rows)
     group = blocks if resident_rows is None else max(1, resident_rows // rows.block_rows)
     gram = np.zeros((n, n))
-    visits, total = 0, sum(blocks - first for first in range(0, blocks, group))
+    seen, total = 0, sum(n - first * rows.block_rows for first in range(0, blocks, group))
     for first in range(0, blocks, group):
         held: list[tuple[int, int, Float[Array, "p b"]]] = []
         for index in range(first, blocks):
@@ -40,9 +40,9 @@ def gram_matrix(
                 tile = product64(other, turned)
                 gram[held_start:held_stop, start:stop] = tile
                 gram[start:stop, held_start:held_stop] = tile.T
-            visits += 1
-            progress(visits, total, "Gram matrix")
-    return gram, -(-total // blocks)
+            seen += stop - start
+            progress(seen, total, "Gram matrix")
+    return gram, -(-total // n)
 
 
 def gram_svd(
