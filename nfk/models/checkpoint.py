@@ -1,0 +1,118 @@
+"""A network on disk: weights.safetensors and card.json, which says what they are and holds their digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+
+from nfk.models.families import MODELS, Model
+from nfk.params import AnyFamily
+from nfk.training import Trained
+
+WEIGHTS = "weights.safetensors"
+CARD = "card.json"
+
+
+class ModelError(ValueError):
+    """A folder does not hold a network this program can use; the message is one line."""
+
+
+def save(network: Model | Trained, folder: Path, extra: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Write the network, its metrics and its checks to `folder`; return the card.
+
+    The card has the network's `architecture` (what makes it again), the weights' SHA-256, metrics and checks
+    (empty for a bare network), and the entries of `extra`. It is written last: a folder whose writing broke
+    off has no card, or one of other weights, and `load` refuses both.
+    """
+    trained = network if isinstance(network, Trained) else Trained(network, {}, {}, [])
+    extra = extra or {}
+    named = flatten(trained.model.variables)
+    weights = safetensors.numpy.save({name: np.asarray(leaf) for name, leaf in named.items()})
+    card = {
+        **trained.model.architecture,
+        "sha256": hashlib.sha256(weights).hexdigest(),
+        "metrics": trained.metrics,
+        "checks": [vars(check) for check in trained.checks],
+    }
+    if taken := sorted(card.keys() & extra.keys()):
+        raise ModelError(f"extra entries {', '.join(taken)} would overwrite the card's own; rename them")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CARD).unlink(missing_ok=True)
+    (folder / WEIGHTS).write_bytes(weights)
+    (folder / CARD).write_text(json.dumps(card | extra, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    return card | extra
+
+
+def load(folder: Path) -> Model:
+    """Read the network that `save` wrote. ModelError where a file is missing, unknown or not as saved."""
+    card = read_card(folder)
+    path = folder / WEIGHTS
+    try:
+        weights = path.read_bytes()
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file; run the pretrain stage again") from None
+    if (digest := hashlib.sha256(weights).hexdigest()) != card["sha256"]:
+        raise ModelError(f"{path}: SHA-256 {digest} is not {card['sha256']}, the one on {CARD}; "
+                         "the weights were changed or cut short, run the pretrain stage again")
+    try:
+        named = safetensors.numpy.load(weights)
+    except SafetensorError as error:
+        raise ModelError(f"{path}: not safetensors ({error}); run the pretrain stage again") from None
+    return _assemble(card, named, path)
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """The card of a saved network. ModelError where it is missing, unreadable or of an unknown model."""
+    path = folder / CARD
+    try:
+        card = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file; run the pretrain stage to make the network") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ModelError(f"{path}: not valid JSON ({error}); run the pretrain stage again") from None
+    required = ("model", "config", "image_shape", "classes", "parameters", "sha256")
+    if not isinstance(card, dict) or (missing := [key for key in required if key not in card]):
+        absent = ", ".join(missing) if isinstance(card, dict) else "all entries"
+        raise ModelError(f"{path}: {absent} missing; run the pretrain stage again")
+    if card["model"] not in MODELS:
+        raise ModelError(f"{path}: unknown model {card['model']!r}; known: {', '.join(MODELS)}")
+    return card
+
+
+def flatten(variables: dict[str, Any]) -> dict[str, Any]:
+    """The arrays of all collections by 'collection/module/.../name'."""
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
+
+
+def _name(path: tuple[jax.tree_util.DictKey, ...]) -> str:
+    return "/".join(part.key for part in path)
+
+
+def _assemble(card: dict[str, Any], named: dict[str, np.ndarray], path: Path) -> Model:
+    try:
+        # JSON mode: strict types, as params.yaml is read
+        config = TypeAdapter(AnyFamily).validate_json(json.dumps(card["config"] | {"model": card["model"]}))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        raise ModelError(f"{path.parent / CARD}: config.{'.'.join(map(str, fault['loc']))}: {fault['msg']}; "
+                         "run the pretrain stage again") from None
+    kind, shape, classes = MODELS[card["model"]], tuple(card["image_shape"]), card["classes"]
+    expected = jax.eval_shape(
+        lambda key: kind.initial(config, shape, classes, key).variables, jax.random.key(0))
+    shapes = {name: (leaf.shape, leaf.dtype) for name, leaf in flatten(expected).items()}
+    if unlike := sorted(name for name in shapes.keys() | named.keys()
+                        if name not in shapes or name not in named
+                        or (named[name].shape, named[name].dtype) != shapes[name]):
+        raise ModelError(f"{path}: array {unlike[0]} (one of {len(unlike)} such) is not what {card['model']} "
+                         f"has by {CARD}; run the pretrain stage again")
+    variables = jax.tree_util.tree_map_with_path(lambda at, _: jnp.asarray(named[_name(at)]), expected)
+    return kind(config, shape, classes, variables)

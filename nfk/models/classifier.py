@@ -1,0 +1,249 @@
+"""Classifiers: LeNet-5 (LeCun et al. 1998, with ReLU and max-pooling) and a perceptron."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax import lax
+from jaxtyping import Array, Float, Int32, Key, PyTree, UInt8
+
+from nfk.checkpoint import Checkpoint
+from nfk.models.architecture import architecture
+from nfk.models.convolution import UnfoldedConv
+from nfk.params import FamilyParams, Lenet5Params, MlpParams
+from nfk.training import (
+    Check,
+    Progress,
+    Terms,
+    Trained,
+    TrainingError,
+    at_least,
+    descend,
+    require_images,
+    run_epochs,
+    unit_range,
+)
+
+Variables = dict[str, Any]
+Hidden = dict[str, Float[Array, "b ..."]]
+
+_CHUNK = 256
+
+
+class Lenet5Network(nn.Module):
+    """Logits: 5x5 convolutions of 6 and 16 channels, each halved by max-pooling, then dense 120, 84, classes.
+
+    The first convolution keeps the size of the image (SAME), but for images of 32x32, which need no border:
+    28x28 and 32x32 images have the same 61,706 parameters for ten classes.
+    """
+
+    classes: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b classes"], Hidden]:
+        hidden: Hidden = {}
+        for layer, (channels, padding) in enumerate(
+            ((6, "VALID" if x.shape[1:3] == (32, 32) else "SAME"), (16, "VALID"))
+        ):
+            x = nn.relu(UnfoldedConv(channels, (5, 5), padding=padding, name=f"conv_{layer}")(x))
+            hidden[f"conv_{layer}"] = x
+            x = hidden[f"pool_{layer}"] = nn.max_pool(x, (2, 2), (2, 2))
+        x = hidden["dense_0"] = nn.relu(nn.Dense(120, name="dense_0")(x.reshape(len(x), -1)))
+        x = hidden["penultimate"] = nn.relu(nn.Dense(84, name="dense_1")(x))
+        logits = hidden["logits"] = nn.Dense(self.classes, name="dense_2")(x)
+        return logits, hidden
+
+
+class MlpNetwork(nn.Module):
+    """Logits: dense hidden, hidden, classes; ReLU."""
+
+    hidden: int
+    classes: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b classes"], Hidden]:
+        hidden: Hidden = {}
+        x = hidden["dense_0"] = nn.relu(nn.Dense(self.hidden, name="dense_0")(x.reshape(len(x), -1)))
+        x = hidden["penultimate"] = nn.relu(nn.Dense(self.hidden, name="dense_1")(x))
+        logits = hidden["logits"] = nn.Dense(self.classes, name="dense_2")(x)
+        return logits, hidden
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """A classifier as a `nfk.models.protocol.TrainedModel`: theta is all kernels and biases,
+    s(x) = logsumexp_y f_y(x), the negative free energy (grad s = sum_y p(y|x) grad f_y(x)), no samples."""
+
+    config: FamilyParams
+    image_shape: tuple[int, int, int]
+    classes: int
+    variables: Variables
+
+    @classmethod
+    def initial(
+        cls, config: FamilyParams, image_shape: tuple[int, int, int], classes: int, key: Key[Array, ""]
+    ) -> Classifier:
+        """The untrained network."""
+        untrained = cls(config, image_shape, classes, {})
+        variables = _initial(untrained.network, image_shape, key)
+        return replace(untrained, variables=variables)
+
+    @property
+    def network(self) -> nn.Module:
+        raise NotImplementedError
+
+    @property
+    def params(self) -> PyTree:
+        """theta: every kernel and bias."""
+        return self.variables["params"]
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What `initial` needs to make this network again, and theta's size."""
+        return architecture(self.config, self.image_shape, self.classes, self.params)
+
+    def log_density(self, params: PyTree, x: Float[Array, "h w c"], key: Key[Array, ""]) -> Float[Array, ""]:
+        """s(x; theta) = logsumexp of the logits; the key is not used."""
+        del key
+        x = x[None].astype(jax.tree.leaves(params)[0].dtype)
+        return jax.nn.logsumexp(self.network.apply({"params": params}, x)[0][0])
+
+    def activations(self, x: Float[Array, "b h w c"]) -> Hidden:
+        """Every layer's output after its ReLU; 'penultimate' is the last hidden one, 'logits' the output."""
+        return self.network.apply(self.variables, x)[1]
+
+    def sample(self, key: Key[Array, ""], count: int) -> None:
+        """A classifier has no samples: the paper takes the data."""
+        del key, count
+
+    def train(
+        self,
+        images: UInt8[np.ndarray, "n h w c"],
+        labels: Int32[np.ndarray, " n"],
+        validation: tuple[UInt8[np.ndarray, "m h w c"], Int32[np.ndarray, " m"]],
+        key: Key[Array, ""],
+        progress: Progress | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Trained[Classifier]:
+        """Adam on the cross-entropy of images shifted by up to a pixel, its rate falling by a cosine to zero.
+
+        Equal keys give equal networks. Raises TrainingError where the loss is not finite.
+        """
+        require_images(images, labels, self.image_shape, self.classes, self.config.batch)
+        config = self.config
+        descent = _Descent(self.network, config.learning_rate, config.epochs * (len(images) // config.batch))
+
+        def validate(state: _State) -> dict[str, float]:
+            return {"validation_accuracy": _accuracy(self.network, state.params, *validation)}
+
+        state, history = run_epochs(
+            descent.step, _State(self.params, descent.optimiser.init(self.params)), images, labels,
+            batch=config.batch, epochs=config.epochs, key=key, progress=progress,
+            checkpoint=checkpoint, validate=validate)
+        metrics = {name: values[-1] for name, values in history.items()}
+        trained = replace(self, variables={"params": state.params})
+        return Trained(trained, history, metrics, appraise(metrics, validation[1]))
+
+
+@dataclass(frozen=True)
+class Lenet5(Classifier):
+    """LeNet-5."""
+
+    config: Lenet5Params
+
+    def __post_init__(self) -> None:
+        if min(self.image_shape[:2]) < 12:
+            raise TrainingError(f"lenet5 on images of {self.image_shape[:2]} pixels: needs 12 x 12 or more; "
+                                "choose the model mlp in params.yaml")
+
+    @property
+    def network(self) -> Lenet5Network:
+        return Lenet5Network(self.classes)
+
+
+@dataclass(frozen=True)
+class Mlp(Classifier):
+    """A perceptron of three dense layers."""
+
+    config: MlpParams
+
+    @property
+    def network(self) -> MlpNetwork:
+        return MlpNetwork(self.config.hidden, self.classes)
+
+
+class _State(NamedTuple):
+    params: PyTree
+    moments: optax.OptState
+
+
+@dataclass(frozen=True)
+class _Descent:
+    """Adam on one network's cross-entropy over so many steps."""
+
+    network: nn.Module
+    learning_rate: float
+    steps: int
+
+    @property
+    def optimiser(self) -> optax.GradientTransformation:
+        return optax.adam(optax.cosine_decay_schedule(self.learning_rate, self.steps))
+
+    @partial(jax.jit, static_argnums=0)
+    def step(
+        self, state: _State, images: UInt8[Array, "b h w c"], labels: Int32[Array, " b"], key: Key[Array, ""]
+    ) -> tuple[_State, Terms]:
+        shifted = unit_range(shift(images, key))
+
+        def loss(params: PyTree) -> tuple[Array, Terms]:
+            logits, _ = self.network.apply({"params": params}, shifted)
+            value = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+            return value, {"loss": value, "accuracy": (logits.argmax(axis=1) == labels).mean()}
+
+        gradient, terms = jax.grad(loss, has_aux=True)(state.params)
+        return _State(*descend(self.optimiser, gradient, state.params, state.moments)), terms
+
+
+def shift(images: UInt8[Array, "b h w c"], key: Key[Array, ""]) -> UInt8[Array, "b h w c"]:
+    """Each image moved by -1, 0 or 1 pixels down and as much or other right, zeros moving in.
+
+    On 3,500 digits this raises LeNet-5's test accuracy from 96.6 to 97.6 %.
+    """
+    _, height, width, channels = images.shape
+    offsets = jax.random.randint(key, (len(images), 2), 0, 3)
+    padded = jnp.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return jax.vmap(lambda image, offset: lax.dynamic_slice(
+        image, (offset[0], offset[1], 0), (height, width, channels)))(padded, offsets)
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _initial(network: nn.Module, image_shape: tuple[int, int, int], key: Key[Array, ""]) -> Variables:
+    return network.init(key, jnp.zeros((1, *image_shape)))
+
+
+@partial(jax.jit, static_argnums=0)
+def _predict(network: nn.Module, params: PyTree, images: UInt8[Array, "b h w c"]) -> Int32[Array, " b"]:
+    return network.apply({"params": params}, unit_range(images))[0].argmax(axis=1)
+
+
+def _accuracy(
+    network: nn.Module, params: PyTree, images: UInt8[np.ndarray, "n h w c"], labels: Int32[np.ndarray, " n"]
+) -> float:
+    predicted = [np.asarray(_predict(network, params, images[start : start + _CHUNK]))
+                 for start in range(0, len(images), _CHUNK)]
+    return float(np.mean(np.concatenate(predicted) == labels))
+
+
+def appraise(metrics: dict[str, float], labels: Int32[np.ndarray, " m"]) -> list[Check]:
+    """Whether a training with these metrics learnt more than which class is the commonest."""
+    commonest = float(np.bincount(labels).max() / len(labels))
+    return [at_least("validation accuracy above the commonest class", metrics["validation_accuracy"],
+                     min(2 * commonest, (1 + commonest) / 2),
+                     "the classifier has learnt next to nothing; raise epochs or change learning_rate")]

@@ -1,0 +1,295 @@
+"""Convolutional variational autoencoder (Kingma, Welling 2014), trained by the reparameterised ELBO."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int32, Key, PyTree, UInt8
+
+from nfk.checkpoint import Checkpoint
+from nfk.models.architecture import architecture
+from nfk.models.convolution import DoublingConvolution, UnfoldedConv
+from nfk.params import ConvVaeParams
+from nfk.training import (
+    Check,
+    Progress,
+    Terms,
+    Trained,
+    at_least,
+    descend,
+    require_images,
+    run_epochs,
+    unit_range,
+)
+
+Variables = dict[str, Any]
+Hidden = dict[str, Float[Array, "b ..."]]
+
+_CHUNK = 256
+
+
+class Encoder(nn.Module):
+    """q(z | x) = N(mean, diag(exp(log variance))): stride-2 4x4 convolutions of width and 2 width channels,
+    one hidden dense layer; ReLU."""
+
+    width: int
+    hidden: int
+    latent: int
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b z"], Float[Array, "b z"], Hidden]:
+        """Means, log variances, and the hidden layers' outputs by name."""
+        hidden: Hidden = {}
+        for layer in range(2):
+            x = nn.relu(UnfoldedConv(self.width * 2**layer, (4, 4), (2, 2), name=f"conv_{layer}")(x))
+            hidden[f"encoder_conv_{layer}"] = x
+        x = hidden["encoder_dense"] = nn.relu(nn.Dense(self.hidden, name="dense")(x.reshape(len(x), -1)))
+        mean = hidden["latent_mean"] = nn.Dense(self.latent, name="mean")(x)
+        return mean, nn.Dense(self.latent, name="log_variance")(x), hidden
+
+
+class Decoder(nn.Module):
+    """The encoder's mirror: p(x | z), Bernoulli for grey images, else N(mean, scale^2) with one learnt scale.
+
+    Images whose sides are no multiple of 4 are cropped from larger ones.
+    """
+
+    width: int
+    hidden: int
+    image_shape: tuple[int, int, int]
+
+    @nn.compact
+    def __call__(
+        self, z: Float[Array, "b z"]
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, ""] | None, Hidden]:
+        """Logits of the pixels' means, log scale (None for grey images), and hidden layers by name."""
+        height, width, channels = self.image_shape
+        rows, columns = -(-height // 4), -(-width // 4)
+        hidden: Hidden = {}
+        x = hidden["decoder_dense_0"] = nn.relu(nn.Dense(self.hidden, name="dense_0")(z))
+        x = nn.relu(nn.Dense(rows * columns * 2 * self.width, name="dense_1")(x))
+        x = hidden["decoder_dense_1"] = x.reshape(len(z), rows, columns, 2 * self.width)
+        x = hidden["decoder_double_0"] = nn.relu(DoublingConvolution(self.width, name="double_0")(x))
+        logits = DoublingConvolution(channels, name="double_1")(x)[:, :height, :width]
+        log_scale = None if channels == 1 else self.param("log_scale", nn.initializers.constant(-1.0), ())
+        return logits, log_scale, hidden
+
+
+def kl_divergence(mean: Float[Array, "b z"], log_variance: Float[Array, "b z"]) -> Float[Array, " b"]:
+    """KL(N(mean, diag(exp(log_variance))) || N(0, I)), in nats."""
+    return 0.5 * (mean**2 + jnp.exp(log_variance) - log_variance - 1).sum(axis=1)
+
+
+def log_likelihood(
+    x: Float[Array, "b h w c"], logits: Float[Array, "b h w c"], log_scale: Float[Array, ""] | None
+) -> Float[Array, " b"]:
+    """log p(x | z) in nats, m = sigmoid(logits): sum of x log m + (1 - x) log(1 - m) where log_scale is None
+    (for intensities between 0 and 1 the Bernoulli's log probability, not a normalised density), else of
+    log N(x; m, exp(log_scale)^2)."""
+    if log_scale is None:
+        terms = -optax.sigmoid_binary_cross_entropy(logits, x)
+    else:
+        standard = (x - nn.sigmoid(logits)) * jnp.exp(-log_scale)[None, None, None, None]
+        terms = -0.5 * standard**2 - (log_scale + 0.5 * math.log(2 * math.pi))[None, None, None, None]
+    return terms.sum(axis=(1, 2, 3))
+
+
+class Elbo(NamedTuple):
+    """log p(x) >= log_likelihood - kl, each in nats an image."""
+
+    log_likelihood: Float[Array, " b"]
+    kl: Float[Array, " b"]
+
+
+@dataclass(frozen=True)
+class ConvVae:
+    """A convolutional VAE as a `nfk.models.protocol.TrainedModel`: theta is encoder and decoder,
+    s(x) = log p(x | z = mean(x)) - KL(q(z | x) || p(z)), the ELBO at the posterior mean, without noise."""
+
+    config: ConvVaeParams
+    image_shape: tuple[int, int, int]
+    classes: int
+    variables: Variables
+
+    @classmethod
+    def initial(
+        cls, config: ConvVaeParams, image_shape: tuple[int, int, int], classes: int, key: Key[Array, ""]
+    ) -> ConvVae:
+        """The untrained network."""
+        return cls(config, image_shape, classes, {"params": _Network(config, image_shape).initial(key)})
+
+    @property
+    def params(self) -> PyTree:
+        """theta: the encoder's and the decoder's kernels and biases."""
+        return self.variables["params"]
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """What `initial` needs to make this network again, and theta's size."""
+        return architecture(self.config, self.image_shape, self.classes, self.params)
+
+    def log_density(self, params: PyTree, x: Float[Array, "h w c"], key: Key[Array, ""]) -> Float[Array, ""]:
+        """s(x; theta) in nats; the key is not used."""
+        del key
+        x = x[None].astype(jax.tree.leaves(params)[0].dtype)
+        bound, _ = self._network.elbo(params, x, noise=None)
+        return (bound.log_likelihood - bound.kl)[0]
+
+    def activations(self, x: Float[Array, "b h w c"]) -> Hidden:
+        """Every layer's output after its ReLU, encoder to decoder; the decoder's at the posterior mean."""
+        _, hidden = self._network.elbo(self.params, x, noise=None)
+        return hidden
+
+    def sample(self, key: Key[Array, ""], count: int) -> Float[np.ndarray, "n h w c"]:
+        """The decoder's mean of z ~ N(0, I)."""
+        latents = jax.random.normal(key, (-(-count // _CHUNK), _CHUNK, self.config.latent))
+        chunks = [np.asarray(_decode_means(self._network, self.params, z)) for z in latents]
+        return np.concatenate(chunks)[:count]
+
+    @property
+    def _network(self) -> _Network:
+        return _Network(self.config, self.image_shape)
+
+    def train(
+        self,
+        images: UInt8[np.ndarray, "n h w c"],
+        labels: Int32[np.ndarray, " n"],
+        validation: tuple[UInt8[np.ndarray, "m h w c"], Int32[np.ndarray, " m"]],
+        key: Key[Array, ""],
+        progress: Progress | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Trained[ConvVae]:
+        """Adam on the negative ELBO with one noise an image; labels are not used.
+
+        Equal keys give equal networks. Raises TrainingError where the loss is not finite.
+        """
+        require_images(images, labels, self.image_shape, self.classes, self.config.batch)
+        epochs_key, noise_key = jax.random.split(key)
+        network = self._network
+
+        def validate(state: _State) -> dict[str, float]:
+            bound = _mean_elbo(network, state.params, validation[0], noise_key)
+            return {"validation_elbo": bound.log_likelihood - bound.kl, "validation_kl": bound.kl}
+
+        start = _State(self.params, network.optimiser.init(self.params))
+        state, history = run_epochs(
+            network.step, start, images, labels, batch=self.config.batch, epochs=self.config.epochs,
+            key=epochs_key, progress=progress, checkpoint=checkpoint, validate=validate)
+        trained = replace(self, variables={"params": state.params})
+        metrics = {name: values[-1] for name, values in history.items()}
+        return Trained(trained, history, metrics, appraise(metrics, images, validation[0]))
+
+
+class _State(NamedTuple):
+    params: PyTree
+    moments: optax.OptState
+
+
+@dataclass(frozen=True)
+class _Network:
+    """The two modules as one function of theta, and one training step."""
+
+    config: ConvVaeParams
+    image_shape: tuple[int, int, int]
+
+    @property
+    def encoder(self) -> Encoder:
+        return Encoder(self.config.width, self.config.hidden, self.config.latent)
+
+    @property
+    def decoder(self) -> Decoder:
+        return Decoder(self.config.width, self.config.hidden, self.image_shape)
+
+    @property
+    def optimiser(self) -> optax.GradientTransformation:
+        return optax.adam(self.config.learning_rate)
+
+    @partial(jax.jit, static_argnums=0)
+    def initial(self, key: Key[Array, ""]) -> PyTree:
+        encoder_key, decoder_key = jax.random.split(key)
+        return {"encoder": self.encoder.init(encoder_key, jnp.zeros((1, *self.image_shape)))["params"],
+                "decoder": self.decoder.init(decoder_key, jnp.zeros((1, self.config.latent)))["params"]}
+
+    def elbo(
+        self, params: PyTree, x: Float[Array, "b h w c"], noise: Float[Array, "b z"] | None
+    ) -> tuple[Elbo, Hidden]:
+        """The bound's terms at z = mean + exp(log variance / 2) noise, z = mean without noise."""
+        mean, log_variance, encoded = self.encoder.apply({"params": params["encoder"]}, x)
+        z = mean if noise is None else mean + jnp.exp(log_variance / 2) * noise
+        logits, log_scale, decoded = self.decoder.apply({"params": params["decoder"]}, z)
+        bound = Elbo(log_likelihood(x, logits, log_scale), kl_divergence(mean, log_variance))
+        return bound, encoded | decoded
+
+    @partial(jax.jit, static_argnums=0)
+    def step(
+        self, state: _State, images: UInt8[Array, "b h w c"], labels: Int32[Array, " b"], key: Key[Array, ""]
+    ) -> tuple[_State, Terms]:
+        del labels
+        noise = jax.random.normal(key, (len(images), self.config.latent))
+
+        def loss(params: PyTree) -> tuple[Array, Terms]:
+            bound, _ = self.elbo(params, unit_range(images), noise)
+            elbo, kl = (bound.log_likelihood - bound.kl).mean(), bound.kl.mean()
+            return -elbo, {"elbo": elbo, "kl": kl}
+
+        gradient, terms = jax.grad(loss, has_aux=True)(state.params)
+        return _State(*descend(self.optimiser, gradient, state.params, state.moments)), terms
+
+
+@partial(jax.jit, static_argnums=0)
+def _decode_means(network: _Network, params: PyTree, z: Float[Array, "b z"]) -> Float[Array, "b h w c"]:
+    return nn.sigmoid(network.decoder.apply({"params": params["decoder"]}, z)[0])
+
+
+@partial(jax.jit, static_argnums=0)
+def _elbo_sums(
+    network: _Network, params: PyTree, images: UInt8[Array, "b h w c"], key: Key[Array, ""]
+) -> Elbo:
+    noise = jax.random.normal(key, (len(images), network.config.latent))
+    bound, _ = network.elbo(params, unit_range(images), noise)
+    return Elbo(bound.log_likelihood.sum(), bound.kl.sum())
+
+
+def _mean_elbo(
+    network: _Network, params: PyTree, images: UInt8[np.ndarray, "n h w c"], key: Key[Array, ""]
+) -> Elbo:
+    """The bound's terms averaged over the images, with one noise each."""
+    sums = [_elbo_sums(network, params, images[start : start + _CHUNK], jax.random.fold_in(key, start))
+            for start in range(0, len(images), _CHUNK)]
+    return Elbo(*(sum(float(term) for term in terms) / len(images) for terms in zip(*sums, strict=True)))
+
+
+def pixel_mean_log_likelihood(
+    images: UInt8[np.ndarray, "n h w c"], held_out: UInt8[np.ndarray, "m h w c"]
+) -> float:
+    """The mean log likelihood, in nats, of held-out images where every pixel is independent with the mean of
+    the training images (and, off grey, one scale for all): what a VAE that ignores its latents can reach."""
+    means = np.clip(images.mean(axis=0, dtype=np.float64) / 255, 1 / 512, 511 / 512)
+    x = held_out / 255
+    if images.shape[-1] == 1:
+        terms = x * np.log(means) + (1 - x) * np.log1p(-means)
+    else:
+        variance = max(np.mean((images / np.float32(255) - means) ** 2), 1e-6)
+        terms = -0.5 * (x - means) ** 2 / variance - 0.5 * np.log(2 * np.pi * variance)
+    return float(terms.sum(axis=(1, 2, 3)).mean())
+
+
+def appraise(
+    metrics: dict[str, float], images: UInt8[np.ndarray, "n h w c"], held_out: UInt8[np.ndarray, "m h w c"]
+) -> list[Check]:
+    """Whether a training with these metrics learnt the images and put them in the latents."""
+    return [
+        at_least("validation ELBO above independent pixels", metrics["validation_elbo"],
+                 pixel_mean_log_likelihood(images, held_out),
+                 "the latents explain nothing; raise epochs or learning_rate"),
+        at_least("posterior tells images apart", metrics["validation_kl"], 1.0,
+                 "the posterior has collapsed to the prior; raise epochs, latent or hidden"),
+    ]
