@@ -11,7 +11,8 @@
 from __future__ import annotations
 
 import time
-from typing import Literal, NamedTuple, get_args
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -22,10 +23,13 @@ from nfk.checkpoint import Checkpoint
 from nfk.linalg.factors import Factors
 from nfk.linalg.gram import gram_svd
 from nfk.linalg.krylov import block_krylov
+from nfk.linalg.orthonormal import product64
 from nfk.linalg.rows import Progress, RowBlocks, StoredRows, block_count, fused_pass, silent
 
 Strategy = Literal["explicit", "gram", "stored", "stream"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+LIKELY_PASSES = 6
+"""Passes after which block Krylov mostly meets its tolerance; bytes are counted for the most it may take."""
 
 
 class MemoryBudgetError(ValueError):
@@ -39,6 +43,8 @@ class Machine(NamedTuple):
     """one Fisher vector, in a batch of block size"""
     flops: float
     """flop/s of the products of a fused pass"""
+    flops64: float
+    """flop/s of products summed in float64"""
 
 
 class Plan(NamedTuple):
@@ -54,18 +60,21 @@ class Plan(NamedTuple):
 
 
 def probe_machine(vectors: RowBlocks, rank: int) -> Machine:
-    """Time one block's gradients and one fused product (each compiled first): two blocks' work."""
-    jax.block_until_ready(vectors.block(0))
-    started = time.perf_counter()
-    block = jax.block_until_ready(vectors.block(0))
-    gradient = (time.perf_counter() - started) / block.shape[0]
-
+    """Time one block's gradients, one fused product and one float64 product, each compiled first."""
+    block = vectors.block(0)
+    gradient = _seconds(lambda: vectors.block(0)) / block.shape[0]
     one = _OneBlock(block)
     basis = jnp.zeros((vectors.shape[1], rank), block.dtype)
-    jax.block_until_ready(fused_pass(one, basis).right)
+    return Machine(gradient, 4 * block.size * rank / _seconds(lambda: fused_pass(one, basis).right),
+                   2 * block.size * block.shape[0] / _seconds(lambda: product64(block.T, block.T)))
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    """Wall time of the second call: the first one compiles."""
+    jax.block_until_ready(work())
     started = time.perf_counter()
-    jax.block_until_ready(fused_pass(one, basis).right)
-    return Machine(gradient, 4 * block.size * rank / (time.perf_counter() - started))
+    jax.block_until_ready(work())
+    return time.perf_counter() - started
 
 
 class _OneBlock:
@@ -86,22 +95,25 @@ def plans(
     n, p = shape
     width = min(rank + oversampling, n, p)
     matrix, working = n * p * itemsize, 4 * min(block_rows, n) * p * itemsize
-    krylov_flops = passes * 4 * n * p * width + 4 * p * (passes * width) ** 2
+    likely = min(passes, LIKELY_PASSES)
+    krylov_flops, krylov_flops64 = likely * 4 * n * p * width, 4 * p * (likely * width) ** 2
     krylov_bytes = working + (passes + 3) * p * width * itemsize + passes * n * width * itemsize
-    gram_flops = n**2 * p + 2 * n * p * rank + 9 * n**3
+    gram_flops, gram_flops64 = 2 * n * p * rank, n**2 * p + 9 * n**3
     gram_bytes = working + 2 * p * rank * itemsize + 3 * 8 * n**2
     resident = resident_rows(shape, rank=rank, block_rows=block_rows, memory_bytes=memory_bytes,
                              itemsize=itemsize)
     visits = n / (2 * resident) + 1.5 if resident < n else 1
-    costs: list[tuple[Strategy, float, float, float]] = [
-        ("explicit", 1, gram_flops, gram_bytes + matrix),
-        ("gram", visits + 1, gram_flops, gram_bytes + min(resident, n) * p * itemsize),
-        ("stored", 1, krylov_flops, krylov_bytes + matrix),
-        ("stream", passes, krylov_flops, krylov_bytes),
-    ]
-    return sorted((Plan(name, gradients, flops, held,
-                        gradients * n * machine.gradient_seconds + flops / machine.flops)
-                   for name, gradients, flops, held in costs), key=lambda plan: plan.seconds)
+    gram_seconds = gram_flops / machine.flops + gram_flops64 / machine.flops64
+    krylov_seconds = krylov_flops / machine.flops + krylov_flops64 / machine.flops64
+    gram, krylov = gram_flops + gram_flops64, krylov_flops + krylov_flops64
+    gradients = n * machine.gradient_seconds
+    return sorted([
+        Plan("explicit", 1, gram, gram_bytes + matrix, gradients + gram_seconds),
+        Plan("gram", visits + 1, gram, gram_bytes + min(resident, n) * p * itemsize,
+             (visits + 1) * gradients + gram_seconds),
+        Plan("stored", 1, krylov, krylov_bytes + matrix, gradients + krylov_seconds),
+        Plan("stream", likely, krylov, krylov_bytes, likely * gradients + krylov_seconds),
+    ], key=lambda plan: plan.seconds)
 
 
 def resident_rows(

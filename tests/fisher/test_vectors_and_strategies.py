@@ -113,7 +113,7 @@ def test_interrupted_stream_ends_on_the_same_bits():
 
 class TestChoice:
     def plans(self, n=10_000, p=50_000, memory=4 * 2**30):
-        return strategies.plans((n, p), Machine(1e-3, 1e11), rank=64, oversampling=16, passes=6, block_rows=256,
+        return strategies.plans((n, p), Machine(1e-3, 1e11, 4e10), rank=64, oversampling=16, passes=6, block_rows=256,
                                 memory_bytes=memory)
 
     def test_auto_takes_the_quickest_that_fits(self):
