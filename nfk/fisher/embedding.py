@@ -26,7 +26,7 @@ def embed(
 
     Cost: one pass (one gradient per image) and 2 n p k flops. Memory: one block and the result.
     """
-    checkpoint = checkpoint or Forgetful()
+    checkpoint = Forgetful() if checkpoint is None else checkpoint
     total = vectors.shape[0]
     out, first = np.empty((total, right.shape[1]), right.dtype), 0
     if (kept := checkpoint.load("embedding")) is not None:

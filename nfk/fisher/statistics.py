@@ -82,7 +82,7 @@ def fisher_statistics(
     Cost: one gradient per sample. Memory: a few blocks of b p numbers; nothing grows with the number of
     samples. Resumes from `checkpoint` on the same bits. Raises ScoreError for scores that are not finite.
     """
-    checkpoint = checkpoint or Forgetful()
+    checkpoint = Forgetful() if checkpoint is None else checkpoint
     total, first, moments = samples.shape[0], 0, None
     if total < 2:
         raise ValueError(f"{total} samples give no variance; give at least 2")

@@ -50,7 +50,7 @@ def block_krylov(
         raise RankError(f"rank={rank} is not in 1..min(n, p)={min(n, p)}; lower it")
     if passes < 1:
         raise RankError(f"passes={passes} is below 1; raise it")
-    checkpoint = checkpoint or Forgetful()
+    checkpoint = Forgetful() if checkpoint is None else checkpoint
     width = min(rank + oversampling, n, p)
     start = jax.random.normal(key, (p, width), dtype)
     basis = [orthonormalise(start, [], noise=0.0, most=width)]

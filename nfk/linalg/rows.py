@@ -97,7 +97,7 @@ def fused_pass(
     Cost: one pass (one gradient per example) and 4 n p r flops. Memory: one block (b p), basis and Z (2 p r),
     Y (n r). With a checkpoint, an interrupted pass goes on after the last save and ends on the same bits.
     """
-    checkpoint = checkpoint or Forgetful()
+    checkpoint = Forgetful() if checkpoint is None else checkpoint
     count, (n, p) = basis.shape[1], rows.shape
     left = np.zeros((n, count), basis.dtype)
     right = jnp.zeros((p, count), basis.dtype)
