@@ -5,7 +5,7 @@ BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro test quick check bench clean-venv
+.PHONY: repro test quick check
 
 repro: $(INSTALLED)   ## data to report, by DVC; what has not changed is not run again
 	@$(BIN)/nfk repro
@@ -20,12 +20,9 @@ check: $(INSTALLED)   ## lint and layers
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports
 
-bench: $(INSTALLED)   ## the benchmarks; results go to tests/benchmarks/results
-	@$(BIN)/python -m tests.benchmarks
-
 $(INSTALLED): pyproject.toml infra/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nfk needs Python 3.11 or newer; set PYTHON=...")'
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing into $(VENV) (once)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint infra/constraints.txt --editable '.[dev]'
 	@touch $@

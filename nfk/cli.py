@@ -107,7 +107,7 @@ def repro(stages: Annotated[list[str] | None, typer.Argument(help="DVC stages, s
     command = [sys.executable, "-m", "dvc", "repro", *(stages or []), *(["--force"] if force else [])]
     status: tracking.Status = "KILLED"
     try:
-        with workspace_lock() as lock:  # the stages hold it too, should this process be killed
+        with workspace_lock() as lock:  # dvc holds it too, should this process be killed
             code = subprocess.run(command, env=environment, pass_fds=[lock]).returncode
         status = "FINISHED" if code == 0 else "FAILED"
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from nfk import store
@@ -85,6 +87,10 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
             progress=self.progress)
         self._keep(statistics, factors, vectors.shape[0])
         self.left_ = factors.left
+        if (worst := float(np.max(factors.residuals))) > self.tolerance:
+            warnings.warn(f"residual {worst:.2g} exceeds tolerance={self.tolerance:g} from mode "
+                          f"{int(np.argmax(factors.residuals > self.tolerance)) + 1} of {len(factors.residuals)} on; "
+                          f"raise passes={self.passes} or lower rank", ConvergenceWarning, stacklevel=2)
         return self
 
     def transform(self, images: Examples) -> Float[np.ndarray, "m k"]:
@@ -103,6 +109,7 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
         """Write factors and statistics as one checksummed store; the function and its parameters are not saved."""
         check_is_fitted(self, "singular_values_")
         with store.write(path, inputs={"params": self._params_digest()}) as writer:
+            writer.put("key", np.asarray(jax.random.key_data(self._scores().key)))
             writer.put("singular_values", self.singular_values_)
             writer.put("explained_variance", self.explained_variance_ratio_)
             writer.put("residuals", self.residuals_)
@@ -114,11 +121,12 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
 
     @classmethod
     def load(cls, path: Path | str, log_density: LogDensity, params: PyTree, **options: Any) -> NeuralFisherKernel:
-        """What `save` wrote, for the same function and parameters; StoreError if the parameters are others."""
+        """What `save` wrote, its key too, for the same function and parameters; StoreError if those are others."""
         found = store.read(path)
         kept = found.attributes
         settings = {name: kept[name] for name in ("rank", "damping", "scaling")}
-        loaded = cls(log_density, params, **settings, **options)
+        key = jax.random.wrap_key_data(jnp.asarray(found["key"][:]))
+        loaded = cls(log_density, params, key=key, **settings, **options)
         found.expect(params=loaded._params_digest())
         loaded.singular_values_ = found["singular_values"][:]
         loaded.explained_variance_ratio_ = found["explained_variance"][:]

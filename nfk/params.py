@@ -171,6 +171,8 @@ class Params(Section):
             ("embed.examples", self.embed.examples, self.data.train, "data.train"),
             ("evaluate.examples", self.evaluate.examples, self.embed.examples or self.data.train,
              "the number of training images embedded"),
+            ("evaluate.neighbours", max(self.evaluate.neighbours), self.labelled,
+             "the number of labelled training examples"),
             ("svd.rank", self.svd.rank, used, "the number of examples decomposed"),
             ("evaluate.labels", max(self.evaluate.labels, default=0),
              self.labelled, "the number of labelled training examples"),
@@ -213,7 +215,7 @@ def parse(content: dict[str, Any], source: str = "params") -> Params:
     """Check a mapping as `load` checks the file."""
     try:
         # JSON mode, so that YAML's lists become tuples under strict types
-        return Params.model_validate_json(json.dumps(content))
+        return Params.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
         lines = [_explain(fault, content) for fault in error.errors(include_url=False)]
         raise ParamsError("\n".join(f"{source}: {line}" for line in lines)) from None
@@ -225,7 +227,9 @@ def schema() -> dict[str, Any]:
 
 
 def _explain(fault: Any, content: dict[str, Any]) -> str:
-    location = [part for part in fault["loc"] if part not in _MODEL_TAGS]
+    location = list(fault["loc"])
+    if location[0:1] == ["families"] and location[2:3] and location[2] in _MODELS:
+        del location[2]  # pydantic's name for the branch of the union
     key = ".".join(str(part) for part in location)
     if fault["type"] == "extra_forbidden":
         allowed = _allowed_keys(location[:-1], content)
@@ -245,7 +249,6 @@ def _explain(fault: Any, content: dict[str, Any]) -> str:
 
 _MODELS: dict[str, type[FamilyParams]] = {
     "dcgan": DcganParams, "conv_vae": ConvVaeParams, "lenet5": Lenet5Params, "mlp": MlpParams}
-_MODEL_TAGS = frozenset(_MODELS)
 
 
 def _allowed_keys(location: list[Any], content: dict[str, Any]) -> set[str]:

@@ -102,14 +102,17 @@ def write(path: Path | str, *, inputs: Mapping[str, str]) -> Iterator[StoreWrite
 
 @contextmanager
 def whole_folder(path: Path | str) -> Iterator[Path]:
-    """A folder to fill, beside `path`; moved there in one rename when all in it is durable.
+    """A folder to fill, beside `path`; moved there when all in it is durable.
 
     An exception inside leaves `path` as it was. What a killed process left beside it is swept first.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     for left_over in path.parent.glob(f".{path.name}.*.partial"):
-        shutil.rmtree(left_over)
+        if left_over.name.endswith(".old.partial") and not path.exists():
+            os.rename(left_over, path)  # killed between the two renames of a replacement: the former is back
+        else:
+            shutil.rmtree(left_over)
     building = path.parent / f".{path.name}.{os.getpid()}.partial"
     building.mkdir()
     try:
@@ -219,8 +222,8 @@ class Scratch:
 
         from safetensors.numpy import save
 
-        # safetensors wants C-contiguous arrays and has no 0-d trouble; the digest guards against torn writes
-        body = save({key: np.ascontiguousarray(value) for key, value in arrays.items()})
+        # safetensors wants C order; np.ascontiguousarray would turn a scalar's shape () into (1,)
+        body = save({key: np.asarray(value, order="C") for key, value in arrays.items()})
         self._folder.mkdir(parents=True, exist_ok=True)
         with _atomic(self._folder / f"{name}.safetensors") as file:
             file.write(hashlib.sha256(body).digest())

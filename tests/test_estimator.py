@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import ConvergenceWarning, NotFittedError
 
 from nfk import NeuralFisherKernel
 from nfk.store import StoreError
@@ -82,6 +83,21 @@ def test_factors_of_other_parameters_are_refused(fitted, tmp_path):
     fitted.save(tmp_path / "kernel.zarr")
     with pytest.raises(StoreError, match="was made from params"):
         NeuralFisherKernel.load(tmp_path / "kernel.zarr", log_density, weights(1))
+
+
+def test_a_missed_tolerance_is_told():
+    with pytest.warns(ConvergenceWarning, match=r"residual .* exceeds tolerance=1e-09 from mode 1 of 10 on; raise"):
+        estimator(passes=1, tolerance=1e-9, strategy="stream").fit(images(90, 1))
+
+
+def test_the_key_is_kept(tmp_path):
+    def noisy(params, x, key):
+        return log_density(params, x + jax.random.normal(key, x.shape), key)
+
+    fitted = NeuralFisherKernel(noisy, weights(0), rank=4, key=jax.random.key(7)).fit(images(40))
+    fitted.save(tmp_path / "noisy.zarr")
+    loaded = NeuralFisherKernel.load(tmp_path / "noisy.zarr", noisy, weights(0))
+    assert np.array_equal(loaded.transform(images(5, 2)), fitted.transform(images(5, 2)))
 
 
 def test_before_fit_there_is_nothing_to_transform():

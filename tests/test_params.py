@@ -27,6 +27,8 @@ def with_(section: str, **values):
     (with_("data", name="../x"), "data.name='../x'"),
     ({"families": {"gan": {"model": "dcgn"}}}, "families.gan.model='dcgn': unknown model, did you mean 'dcgan'?"),
     ({"families": {"gan": {"model": "dcgan", "widht": 3}}}, "families.gan.widht: unknown key, did you mean 'width'?"),
+    ({"families": {"mlp": {"model": "mlp", "hiden": 3}}}, "families.mlp.hiden: unknown key, did you mean 'hidden'?"),
+    (with_("evaluate", neighbours=[4000]), "evaluate.neighbours=4000 exceeds the number of labelled training examples"),
     ({"families": {"gan": {}}}, "families.gan.model: missing; allowed: dcgan, conv_vae"),
     ({"families": {}}, "families={}"),
     ({}, "families: Field required"),
@@ -81,3 +83,15 @@ def test_the_shipped_file_and_the_dag_agree(request):
 
 def test_schema_names_every_section():
     assert set(params.schema()["properties"]) == set(params.Params.model_fields)
+
+
+def test_the_shipped_file_names_every_number(request):
+    """DVC sees what is in the file, not defaults in code: a number left out could change unseen."""
+    root = request.config.rootpath
+    written = YAML(typ="safe").load(root / "params.yaml")
+    full = params.load(root / "params.yaml").model_dump(mode="json")
+
+    def names(section):
+        return {key: names(value) for key, value in section.items()} if isinstance(section, dict) else None
+
+    assert names(written) == names(full)

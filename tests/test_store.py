@@ -140,10 +140,19 @@ def test_remains_of_a_kill_are_swept_by_the_next_write(path):
     assert np.array_equal(store.read(path)["left"][:], np.ones(3))
 
 
+def test_a_kill_between_the_renames_of_a_replacement_loses_nothing(path):
+    before = store.read(path).digest
+    path.rename(path.parent / f".{path.name}.4711.old.partial")
+    with pytest.raises(RuntimeError, match="midway"), store.write(path, inputs={}):
+        raise RuntimeError("midway")
+    assert store.read(path).digest == before
+
+
 class TestScratch:
     @property
     def arrays(self):
-        return {"state": np.arange(6, dtype=np.float32).reshape(2, 3).T, "done": np.array([7])}
+        return {"state": np.arange(6, dtype=np.float32).reshape(2, 3).T, "done": np.array([7]),
+                "scale": np.array(2.5, np.float32)}
 
     def test_returns_the_same_bits(self, tmp_path):
         Scratch(tmp_path / "s").save("pass", self.arrays)
@@ -151,6 +160,7 @@ class TestScratch:
         assert {name: value.tolist() for name, value in found.items()} == {
             name: value.tolist() for name, value in self.arrays.items()}
         assert found["state"].dtype == np.float32
+        assert {name: value.shape for name, value in found.items()} == {"state": (3, 2), "done": (1,), "scale": ()}
 
     def test_a_torn_checkpoint_counts_as_absent(self, tmp_path):
         scratch = Scratch(tmp_path / "s")

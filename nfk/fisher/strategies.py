@@ -23,7 +23,7 @@ from nfk.checkpoint import Checkpoint
 from nfk.linalg.factors import Factors
 from nfk.linalg.gram import gram_svd
 from nfk.linalg.krylov import block_krylov
-from nfk.linalg.orthonormal import product64
+from nfk.linalg.orthonormal import inner64
 from nfk.linalg.rows import Progress, RowBlocks, StoredRows, block_count, fused_pass, silent
 
 Strategy = Literal["explicit", "gram", "stored", "stream"]
@@ -66,7 +66,7 @@ def probe_machine(vectors: RowBlocks, rank: int) -> Machine:
     one = _OneBlock(block)
     basis = jnp.zeros((vectors.shape[1], rank), block.dtype)
     return Machine(gradient, 4 * block.size * rank / _seconds(lambda: fused_pass(one, basis).right),
-                   2 * block.size * block.shape[0] / _seconds(lambda: product64(block.T, block.T)))
+                   2 * block.size * block.shape[0] / _seconds(lambda: inner64(block, block)))
 
 
 def _seconds(work: Callable[[], Any]) -> float:

@@ -13,7 +13,7 @@ import scipy.linalg
 from jaxtyping import Array, Float
 
 from nfk.linalg.factors import Factors, RankError, numerical_rank, with_positive_peaks
-from nfk.linalg.orthonormal import product64
+from nfk.linalg.orthonormal import inner64, product64
 from nfk.linalg.rows import Progress, RowBlocks, adjoint_pass, block_bounds, block_count, silent
 
 
@@ -30,14 +30,14 @@ def gram_matrix(
     gram = np.zeros((n, n))
     seen, total = 0, sum(n - first * rows.block_rows for first in range(0, blocks, group))
     for first in range(0, blocks, group):
-        held: list[tuple[int, int, Float[Array, "p b"]]] = []
+        held: list[tuple[int, int, Float[Array, "b p"]]] = []
         for index in range(first, blocks):
             start, stop = block_bounds(rows, index)
-            turned = rows.block(index).T
+            block = rows.block(index)
             if index < first + group:
-                held.append((start, stop, turned))
+                held.append((start, stop, block))
             for held_start, held_stop, other in held:
-                tile = product64(other, turned)
+                tile = inner64(other, block)
                 gram[held_start:held_stop, start:stop] = tile
                 gram[start:stop, held_start:held_stop] = tile.T
             seen += stop - start
@@ -55,7 +55,7 @@ def gram_svd(
     """
     n, p = rows.shape
     if not 1 <= rank <= min(n, p):
-        raise RankError(f"rank={rank} is not in 1..min(n, p)={min(n, p)}; lower it")
+        raise RankError(f"rank={rank} is not in 1..min(n, p)={min(n, p)}; lower it (svd.rank)")
     gram, passes = gram_matrix(rows, resident_rows=resident_rows, progress=progress)
     squared_norm = float(np.trace(gram))
     squares, vectors = scipy.linalg.eigh(gram, subset_by_index=(n - rank, n - 1), overwrite_a=True)

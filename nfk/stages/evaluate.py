@@ -26,7 +26,7 @@ from nfk.fisher.vectors import FisherVectors
 from nfk.models.families import initial
 from nfk.params import Params
 from nfk.progress import Report, progress
-from nfk.stages import images, network, representations, workspace
+from nfk.stages import baselines, images, network, representations, workspace
 from nfk.stages.images import Images
 from nfk.stages.labelled import labels
 from nfk.stages.network import Network
@@ -87,9 +87,10 @@ def _features(
     damping: float, report: Report,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The metrics of every representation by name, and why one is left out."""
-    pixels = json.loads(workspace.BASELINES.read_text(encoding="utf-8"))
-    if pixels["data"] != data.digest:
-        raise store.StoreError(f"{workspace.BASELINES} was made from other data; remake it with `nfk repro baselines`")
+    pixels = json.loads(workspace.BASELINES.read_text(encoding="utf-8")) if workspace.BASELINES.exists() else {}
+    if pixels.get("made_from") != baselines.made_from(params, data):
+        raise store.StoreError(f"{workspace.BASELINES} is absent or of other data or settings; make it with "
+                               "`nfk repro baselines`")
     rank = representations.reachable(params.evaluate.ranks, embeddings.attributes["rank"])[-1]
     full, reason = representations.full_fisher_vector(params, net, data, statistics, damping, report)
     compared = [*representations.embeddings(params, embeddings), *([full] if full else []),

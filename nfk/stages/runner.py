@@ -12,6 +12,7 @@ from nfk.params import Params, load
 from nfk.stages import workspace
 from nfk.stages.outcome import Outcome
 from nfk.store import write_json
+from nfk.workspace_lock import WorkspaceBusy, workspace_lock
 
 ONCE = ("data", "baselines", "report")
 PER_FAMILY = ("pretrain", "statistics", "svd", "embed", "evaluate")
@@ -25,7 +26,11 @@ def run(stage: str, family: str | None = None) -> Outcome:
     name = tracking.stage_name(stage, family)
     started, clock = datetime.now(UTC), time.monotonic()
     try:
-        outcome = _call(stage, params, family)
+        # a stage by hand beside a pipeline, or one that outlived its killed pipeline, is refused
+        with workspace_lock(workspace.PRIVATE / "locks" / f"{name}.lock"):
+            outcome = _call(stage, params, family)
+    except WorkspaceBusy:
+        raise
     except BaseException as fault:
         status = "KILLED" if isinstance(fault, KeyboardInterrupt) else "FAILED"
         tracking.log(tracking.StageRecord(stage=stage, family=family, started=started, status=status,

@@ -16,6 +16,9 @@ from nfk.progress import progress
 from nfk.stages import images, network, workspace
 from nfk.stages.outcome import Outcome
 
+_WHEN_TO_STOP = {"passes", "tolerance", "accept_unconverged", "memory_gib"}
+"""Settings that change no finished pass: scratch made under others of them is still good."""
+
 
 class NotConverged(ValueError):
     """A kept mode misses the asked tolerance."""
@@ -30,7 +33,8 @@ def run(params: Params, family: str) -> Outcome:
     vectors = FisherVectors(scores, examples, statistics, damping=settings.damping,
                             block_rows=settings.block)
     inputs = {"data": data.digest, "model": net.digest, "statistics": statistics_digest}
-    scratch = workspace.scratch("svd", family, {"params": settings.model_dump(), "seed": params.seed, **inputs})
+    scratch = workspace.scratch("svd", family, {
+        "params": settings.model_dump(exclude=_WHEN_TO_STOP), "seed": params.seed, **inputs})
     plan = _plan(params, vectors, scratch)
     with progress(f"svd@{family} ({plan})") as report:
         factors = strategies.decompose(
@@ -42,8 +46,8 @@ def run(params: Params, family: str) -> Outcome:
         mode = int(np.argmax(factors.residuals > settings.tolerance)) + 1
         raise NotConverged(
             f"svd@{family}: residual {worst:.2g} exceeds svd.tolerance={settings.tolerance:g} from mode {mode} "
-            f"of {len(factors.residuals)} on; raise svd.passes or svd.oversampling (finished passes are kept), "
-            f"or set svd.accept_unconverged: true")
+            f"of {len(factors.residuals)} on; raise svd.passes (the {factors.passes} made are kept), or set "
+            f"svd.accept_unconverged: true")
     path = workspace.factors_store(family)
     explained = factors.explained_variance
     with store.write(path, inputs=inputs) as writer:
