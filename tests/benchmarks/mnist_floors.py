@@ -27,7 +27,7 @@ seed: {seed}
 data: {{name: mnist, source: {source}, train: 50000, validation: 5000, test: 10000}}
 families:
   gan: {{model: dcgan, epochs: 6}}
-  vae: {{model: conv_vae, epochs: 10}}
+  vae: {{model: conv_vae, epochs: 1, batch: 192}}
   classifier: {{model: lenet5, epochs: 5}}
 statistics: {{model_samples: 2048}}
 svd: {{rank: 128, examples: 10000, memory_gib: 10.0}}
