@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from nfk.fisher.parameters import flatten_batch, parameter_count
+from nfk.in_cache import map_in_cache
 
 PyTree = Any
 LogDensity = Callable[[PyTree, Array, Array], Array]
@@ -43,6 +44,7 @@ class Scores:
     """
 
     def __init__(self, log_density: LogDensity, params: PyTree, key: Key[Array, ""] | None = None) -> None:
+        self.log_density = log_density
         self.params = params
         self.size = parameter_count(params)
         self.dtype = jnp.result_type(*jax.tree.leaves(params))
@@ -58,6 +60,12 @@ class Scores:
         """weight * (g(x) - mean), element-wise."""
         rows = len(block)
         return self._whitened(self.params, _padded(jnp.asarray(block)), self.key, mean, weight)[:rows]
+
+    @functools.cached_property
+    def in_float64(self) -> Scores:
+        """The same scores of the same parameters in float64; to be taken and called under `jax.enable_x64(True)`."""
+        params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), self.params)
+        return Scores(self.log_density, params, self.key)
 
     def probe(self, examples: Examples, rows: int = 256) -> None:
         """Score the first `rows` examples twice: ScoreError unless they agree bit for bit and are finite."""
@@ -90,5 +98,8 @@ def check_finite(scores: Float[np.ndarray, "b p"], start: int) -> None:
 def _whitened(
     log_density: LogDensity, params: PyTree, block: Array, key: Array, mean: Array, weight: Array
 ) -> Float[Array, "b p"]:
-    gradients = jax.vmap(jax.grad(log_density), in_axes=(None, 0, None))(params, block, key)
-    return (flatten_batch(gradients) - mean[None, :]) * weight[None, :]
+    def rows(part: Array) -> Array:
+        gradients = jax.vmap(jax.grad(log_density), in_axes=(None, 0, None))(params, part, key)
+        return (flatten_batch(gradients) - mean[None, :]) * weight[None, :]
+
+    return map_in_cache(rows, block)

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int32, Key, PyTree, UInt8
 
 from nfk.checkpoint import Checkpoint
 from nfk.models.architecture import architecture
-from nfk.models.convolution import UnfoldedConv
+from nfk.models.convolution import Conv
 from nfk.params import FamilyParams, Lenet5Params, MlpParams
 from nfk.training import (
     Check,
@@ -52,7 +52,7 @@ class Lenet5Network(nn.Module):
         for layer, (channels, padding) in enumerate(
             ((6, "VALID" if x.shape[1:3] == (32, 32) else "SAME"), (16, "VALID"))
         ):
-            x = nn.relu(UnfoldedConv(channels, (5, 5), padding=padding, name=f"conv_{layer}")(x))
+            x = nn.relu(Conv(channels, (5, 5), padding=padding, name=f"conv_{layer}")(x))
             hidden[f"conv_{layer}"] = x
             x = hidden[f"pool_{layer}"] = nn.max_pool(x, (2, 2), (2, 2))
         x = hidden["dense_0"] = nn.relu(nn.Dense(120, name="dense_0")(x.reshape(len(x), -1)))

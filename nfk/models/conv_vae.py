@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int32, Key, PyTree, UInt8
 
 from nfk.checkpoint import Checkpoint
 from nfk.models.architecture import architecture
-from nfk.models.convolution import DoublingConvolution, UnfoldedConv
+from nfk.models.convolution import Conv, DoublingConvolution
 from nfk.params import ConvVaeParams
 from nfk.training import (
     Check,
@@ -49,7 +49,7 @@ class Encoder(nn.Module):
         """Means, log variances, and the hidden layers' outputs by name."""
         hidden: Hidden = {}
         for layer in range(2):
-            x = nn.relu(UnfoldedConv(self.width * 2**layer, (4, 4), (2, 2), name=f"conv_{layer}")(x))
+            x = nn.relu(Conv(self.width * 2**layer, (4, 4), (2, 2), name=f"conv_{layer}")(x))
             hidden[f"encoder_conv_{layer}"] = x
         x = hidden["encoder_dense"] = nn.relu(nn.Dense(self.hidden, name="dense")(x.reshape(len(x), -1)))
         mean = hidden["latent_mean"] = nn.Dense(self.latent, name="mean")(x)

@@ -20,7 +20,7 @@ from scipy.spatial.distance import pdist
 
 from nfk.checkpoint import Checkpoint
 from nfk.models.architecture import architecture
-from nfk.models.convolution import DoublingConvolution, UnfoldedConv
+from nfk.models.convolution import Conv, DoublingConvolution
 from nfk.params import DcganParams
 from nfk.training import (
     Check,
@@ -60,7 +60,7 @@ class Discriminator(nn.Module):
         hidden = {}
         x = 2 * x - 1
         for layer in range(3):
-            conv = UnfoldedConv(self.width * 2**layer, (4, 4), (2, 2), name=f"conv_{layer}")
+            conv = Conv(self.width * 2**layer, (4, 4), (2, 2), name=f"conv_{layer}")
             x = nn.SpectralNorm(conv, name=f"norm_{layer}")(x, update_stats=update_stats)
             x = hidden[f"conv_{layer}"] = nn.leaky_relu(x, 0.2)
         dense = nn.Dense(1, name="dense")
