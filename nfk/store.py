@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from nfk.checkpoint import RowFile
+
 MARKER = "COMMITTED.json"
 FORMAT = 1
 _CHUNK_BYTES = 1 << 20
@@ -240,6 +242,10 @@ class Scratch:
             return None
         digest, body = content[:32], content[32:]
         return dict(load(body)) if hashlib.sha256(body).digest() == digest else None
+
+    def rows(self, name: str, columns: int, dtype: np.dtype | type) -> RowFile:
+        """Rows of the work under `name`, in a file of their own; what a checkpoint counts on is synced before it."""
+        return RowFile(columns, dtype, self._folder / f"{name}.rows")
 
     def clear(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -71,7 +71,7 @@ def gram_svd(
     right = image / jnp.asarray(lengths, dtype)[None, :]
     residuals = _residuals(image, right, values) + float(jnp.finfo(dtype).eps) * values / values[0]
     left, right = with_positive_peaks(np.asarray(left, dtype), right)
-    return Factors(values, left, right, residuals, squared_norm, passes + 1)
+    return Factors(values, left, right, residuals, squared_norm, passes + 1, np.zeros(count))
 
 
 def _residuals(

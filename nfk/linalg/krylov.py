@@ -9,6 +9,8 @@ NeurIPS 2015).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -16,12 +18,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
-from nfk.checkpoint import Checkpoint, Forgetful
+from nfk.checkpoint import Forgetful, RowCheckpoint, RowFile
 from nfk.linalg.factors import Factors, RankError, numerical_rank, with_positive_peaks
 from nfk.linalg.orthonormal import orthonormalise, product64, project_out
 from nfk.linalg.rows import Pass, Progress, RowBlocks, fused_pass, silent
 
 _ROWS = 1 << 12
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C in the middle of a pass, with the factors that the whole passes before it give."""
+
+    def __init__(self, factors: Callable[[], Factors]) -> None:
+        super().__init__()
+        self.factors = factors
 
 
 def block_krylov(
@@ -33,7 +43,7 @@ def block_krylov(
     passes: int = 6,
     tolerance: float = 0.0,
     dtype: np.dtype | type = np.float32,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: RowCheckpoint | None = None,
     progress: Progress = silent,
 ) -> Factors:
     """The leading `rank` modes of V.
@@ -41,9 +51,9 @@ def block_krylov(
     Stops before `passes` once the residual of every kept mode is at most `tolerance`.
 
     Cost: at most `passes` passes over the data of 4 n p l flops each, l = rank + oversampling, and about
-    4 p (passes * l)^2 flops to orthogonalise. Memory: the basis, passes * p * l, and Y, passes * n * l, beside
-    one block. Returns fewer than `rank` modes where V has no more. Raises RankError if rank exceeds min(n, p)
-    or V is zero.
+    4 p (passes * l)^2 flops to orthogonalise. Memory: the basis, passes * p * l, and U, n k, beside one block; Y,
+    passes * n * l numbers, goes to files. Returns fewer than `rank` modes where V has no more. Raises RankError if
+    rank exceeds min(n, p) or V is zero, Interrupted for Ctrl-C once a pass is whole.
     """
     n, p = rows.shape
     if not 1 <= rank <= min(n, p):
@@ -54,27 +64,58 @@ def block_krylov(
     width = min(rank + oversampling, n, p)
     start = jax.random.normal(key, (p, width), dtype)
     basis = [orthonormalise(start, [], noise=0.0, most=width)]
-    images, gram = np.zeros((n, 0), dtype), np.zeros((0, 0))
+    images: list[RowFile] = []
+    gram, squared_norm = np.zeros((0, 0)), 0.0
     missed: list[Float[np.ndarray, "_ _"]] = []
+    found: list[_Modes] = []
     for number in range(1, passes + 1):
-        step = checkpoint.load(f"krylov-{number}")
-        if step is None:
-            done = fused_pass(rows, basis[-1], checkpoint=checkpoint, name=f"krylov-pass-{number}",
-                              label=f"pass {number} of at most {passes}", progress=progress)
-            step = _next_block(done, basis, jax.random.fold_in(key, number))
-            checkpoint.save(f"krylov-{number}", step)
-        images = np.concatenate([images, step["left"]], axis=1)
-        gram = _bordered(gram, images)
-        modes = _rayleigh_ritz(gram, [*missed, step["outside"]], rank, float(np.finfo(dtype).eps), max(n, p))
-        enough = len(modes.squares) == rank and bool(np.all(modes.residuals <= tolerance))
+        try:
+            step, left = _pass(rows, basis, number, passes, key, checkpoint, progress)
+        except KeyboardInterrupt as stop:
+            if not found:
+                raise
+            raise Interrupted(partial(_factors, rows, images, basis, found, squared_norm)) from stop
+        squared_norm = float(step["squared_norm"][0])
+        images.append(left)
+        gram = _bordered(gram, images, n)
+        found.append(_rayleigh_ritz(gram, [*missed, step["outside"]], rank, float(np.finfo(dtype).eps), max(n, p)))
+        enough = len(found[-1].squares) == rank and bool(np.all(found[-1].residuals <= tolerance))
         if enough or number == passes or step["next"].shape[1] == 0:
             break
         missed.append(step["defect"])
         basis.append(jnp.asarray(step["next"]))
+    return _factors(rows, images, basis, found, squared_norm)
+
+
+def _pass(
+    rows: RowBlocks, basis: list[Float[Array, "p _"]], number: int, passes: int, key: Key[Array, ""],
+    checkpoint: RowCheckpoint, progress: Progress,
+) -> tuple[dict[str, np.ndarray], RowFile]:
+    """Pass `number`, made or found whole: what `_next_block` gives, and Y_j."""
+    step, name = checkpoint.load(f"krylov-{number}"), f"krylov-pass-{number}"
+    if step is not None:
+        left = checkpoint.rows(name, basis[-1].shape[1], basis[-1].dtype)
+        if left.checksum(rows.shape[0]) == int(step["crc"][0]):
+            return step, left
+    done = fused_pass(rows, basis[-1], checkpoint=checkpoint, name=name,
+                      label=f"pass {number} of at most {passes}", progress=progress)
+    step = _next_block(done, basis, jax.random.fold_in(key, number))
+    done.left.sync()
+    checkpoint.save(f"krylov-{number}", step | {"crc": np.array([done.left.checksum(rows.shape[0])])})
+    return step, done.left
+
+
+def _factors(
+    rows: RowBlocks, images: list[RowFile], basis: list[Float[Array, "p _"]], found: list[_Modes],
+    squared_norm: float,
+) -> Factors:
+    modes = found[-1]
     if len(modes.squares) == 0:
         raise RankError("every row of the matrix is zero: no score differs from the mean score")
-    left, right = with_positive_peaks(_left(images, modes), _right(basis, modes))
-    return Factors(np.sqrt(modes.squares), left, right, modes.residuals, float(step["squared_norm"][0]), number)
+    left, right = with_positive_peaks(
+        _left(images, rows.shape[0], modes), _right(basis[: len(images)], modes))
+    return Factors(np.sqrt(modes.squares), left, right, modes.residuals, squared_norm, len(images),
+                   _truncation(found))
 
 
 def _next_block(
@@ -94,11 +135,11 @@ def _next_block(
     if (lost := room - following.shape[1]) > 0:
         # one huge mode hides the others below its round-off; it is in the basis now, so fresh random
         # directions, orthogonal to it, see them
-        fresh = jax.random.normal(key, (basis[0].shape[0], lost), following.dtype)
+        fresh = project_out(jax.random.normal(key, (basis[0].shape[0], lost), following.dtype), [*basis, following])
         fresh = orthonormalise(fresh, [*basis, following], noise=0.0, most=lost)
         following = jnp.concatenate([following, fresh], axis=1)
     defect = project_out(outside, [following])
-    return {"left": done.left, "next": np.asarray(following), "outside": product64(outside, outside),
+    return {"next": np.asarray(following), "outside": product64(outside, outside),
             "defect": product64(defect, defect), "squared_norm": np.array([done.squared_norm])}
 
 
@@ -110,16 +151,20 @@ class _Modes(NamedTuple):
     residuals: Float[np.ndarray, " k"]
 
 
-def _bordered(
-    gram: Float[np.ndarray, "a a"], images: Float[np.ndarray, "n b"]
-) -> Float[np.ndarray, "b b"]:
-    """Y^T Y in float64, given that of Y's leading columns."""
+def _bordered(gram: Float[np.ndarray, "a a"], images: list[RowFile], n: int) -> Float[np.ndarray, "b b"]:
+    """Y^T Y in float64 for Y = [Y_1 Y_2 ...], given that of Y's leading columns."""
     old = len(gram)
-    border = np.zeros((images.shape[1], images.shape[1] - old))
-    for start in range(0, len(images), _ROWS):
-        part = images[start : start + _ROWS].astype(np.float64)
+    border = np.zeros((old + images[-1].columns, images[-1].columns))
+    for _, part in _by_rows(images, n):
         border += part.T @ part[:, old:]
     return np.block([[gram, border[:old]], [border[:old].T, border[old:]]])
+
+
+def _by_rows(images: list[RowFile], n: int) -> Iterator[tuple[int, Float[np.ndarray, "b q"]]]:
+    """[Y_1 Y_2 ...] in float64 by groups of rows, each with its first row's number."""
+    for start in range(0, n, _ROWS):
+        parts = [image.read(start, min(n, start + _ROWS)) for image in images]
+        yield start, np.concatenate(parts, axis=1, dtype=np.float64)
 
 
 def _rayleigh_ritz(
@@ -145,12 +190,34 @@ def _rayleigh_ritz(
     return _Modes(squares, vectors, (lengths / values + eps * values) / values[:1])
 
 
-def _left(images: Float[np.ndarray, "n q"], modes: _Modes) -> Float[np.ndarray, "n k"]:
-    """U = Y X diag(1 / s), in float64 by blocks of rows."""
+def _truncation(found: list[_Modes]) -> Float[np.ndarray, " k"]:
+    """How far each s_i^2 still is below its limit, relative to it.
+
+    The error of a Ritz value is its squared residual over a gap: that from s_i^2 to a mean of the eigenvalues that
+    the span misses. The gap is learnt from the last step: with errors e' before it and e after it, the Ritz value
+    rose by e' - e, and e / e' = (residual / residual')^2. After one pass, or where the value fell (round-off), the
+    gap is taken as s_i^2 itself.
+    """
+    modes = found[-1]
+    ratio = modes.residuals * np.sqrt(modes.squares[0] / modes.squares)
+    bound = ratio**2
+    if len(found) == 1 or (count := len(found[-2].squares)) == 0:
+        return bound
+    count = min(count, len(bound))
+    before = found[-2]
+    rise = modes.squares[:count] / before.squares[:count] - 1
+    shrunk = np.minimum((modes.residuals[:count] / before.residuals[:count]) ** 2, 0.5)
+    learnt = rise * shrunk / (1 - shrunk)
+    bound[:count] = np.where(rise > 0, np.minimum(learnt, 1.0), bound[:count])
+    return bound
+
+
+def _left(images: list[RowFile], n: int, modes: _Modes) -> Float[np.ndarray, "n k"]:
+    """U = Y X diag(1 / s), in float64 by groups of rows."""
     turn = modes.coordinates / np.sqrt(modes.squares)[None, :]
-    left = np.empty((len(images), turn.shape[1]), images.dtype)
-    for start in range(0, len(images), _ROWS):
-        left[start : start + _ROWS] = images[start : start + _ROWS].astype(np.float64) @ turn
+    left = np.empty((n, turn.shape[1]), images[0].dtype)
+    for start, part in _by_rows(images, n):
+        left[start : start + len(part)] = part @ turn
     return left
 
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nfk.checkpoint import Checkpoint, Forgetful
+from nfk.checkpoint import Checkpoint, Forgetful, RowCheckpoint, RowFile
 
 Progress = Callable[[int, int, str], None]
 """Called with (rows done, rows in all, what)."""
@@ -75,8 +75,8 @@ def block_bounds(rows: RowBlocks, index: int) -> tuple[int, int]:
 class Pass(NamedTuple):
     """What one fused pass over V with Q gives."""
 
-    left: Float[np.ndarray, "n r"]
-    """Y = V Q"""
+    left: RowFile
+    """Y = V Q, n x r"""
     right: Float[Array, "p r"]
     """Z = V^T Y = V^T V Q"""
     squared_norm: float
@@ -87,34 +87,35 @@ def fused_pass(
     rows: RowBlocks,
     basis: Float[Array, "p r"],
     *,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: RowCheckpoint | None = None,
     name: str = "pass",
     label: str = "pass",
     progress: Progress = silent,
 ) -> Pass:
     """Y = V Q and Z = V^T Y, each row of V computed once.
 
-    Cost: one pass (one gradient per example) and 4 n p r flops. Memory: one block (b p), basis and Z (2 p r),
-    Y (n r). With a checkpoint, an interrupted pass goes on after the last save and ends on the same bits.
+    Cost: one pass (one gradient per example) and 4 n p r flops. Memory: one block (b p), basis and Z (2 p r); Y
+    goes to a file. With a checkpoint, an interrupted pass goes on after the last save and ends on the same bits.
     """
     checkpoint = Forgetful() if checkpoint is None else checkpoint
     count, (n, p) = basis.shape[1], rows.shape
-    left = np.zeros((n, count), basis.dtype)
+    left = checkpoint.rows(name, count, basis.dtype)
     right = jnp.zeros((p, count), basis.dtype)
     squared, first = 0.0, 0
-    if (kept := checkpoint.load(name)) is not None:
+    kept = checkpoint.load(name)
+    if kept is not None and left.checksum(block_bounds(rows, int(kept["blocks"][0]))[0]) == int(kept["crc"][0]):
         first, squared = int(kept["blocks"][0]), float(kept["squared_norm"][0])
-        left[: len(kept["left"])] = kept["left"]
         right = jnp.asarray(kept["right"])
     for index in range(first, block_count(rows)):
         start, stop = block_bounds(rows, index)
         block_left, right, norms = _accumulate(rows.block(index), basis, right)
-        left[start:stop] = block_left
+        left.write(start, np.asarray(block_left))
         squared += float(np.sum(np.asarray(norms), dtype=np.float64))
         progress(stop, n, label)
         if checkpoint.due():
+            left.sync()
             checkpoint.save(name, {"blocks": np.array([index + 1]), "squared_norm": np.array([squared]),
-                                   "left": left[:stop], "right": np.asarray(right)})
+                                   "crc": np.array([left.checksum(stop)]), "right": np.asarray(right)})
     return Pass(left, right, squared)
 
 
@@ -125,6 +126,30 @@ def _accumulate(
     left = jnp.matmul(block, basis, precision="highest")
     right = right + jnp.matmul(block.T, left, precision="highest")
     return left, right, jnp.einsum("bp,bp->b", block, block, precision="highest")
+
+
+def image_pass(
+    rows: RowBlocks, right: Float[Array, "p k"], *, checkpoint: Checkpoint | None = None, label: str = "pass",
+    progress: Progress = silent,
+) -> Float[np.ndarray, "n k"]:
+    """V W: one pass and 2 n p k flops. Memory: one block and the result. Resumes from `checkpoint`."""
+    checkpoint = Forgetful() if checkpoint is None else checkpoint
+    image, first = np.empty((rows.shape[0], right.shape[1]), right.dtype), 0
+    if (kept := checkpoint.load("image")) is not None:
+        first = int(kept["blocks"][0])
+        image[: len(kept["rows"])] = kept["rows"]
+    for index in range(first, block_count(rows)):
+        start, stop = block_bounds(rows, index)
+        image[start:stop] = _image(rows.block(index), right)
+        progress(stop, rows.shape[0], label)
+        if checkpoint.due():
+            checkpoint.save("image", {"blocks": np.array([index + 1]), "rows": image[:stop]})
+    return image
+
+
+@jax.jit
+def _image(block: Float[Array, "b p"], right: Float[Array, "p k"]) -> Float[Array, "b k"]:
+    return jnp.matmul(block, right, precision="highest")
 
 
 def adjoint_pass(

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nfk.checkpoint import RowFile
 from nfk.linalg.rows import DenseRows, StoredRows, adjoint_pass, block_bounds, block_count, fused_pass
 
 
@@ -15,7 +16,7 @@ class Memory:
     """A Checkpoint that saves at every chance, and can fail like a kill after so many saves."""
 
     def __init__(self, die_after: int | None = None) -> None:
-        self.kept, self.saves, self.die_after = {}, 0, die_after
+        self.kept, self.files, self.saves, self.die_after = {}, {}, 0, die_after
 
     def due(self) -> bool:
         return True
@@ -29,6 +30,9 @@ class Memory:
     def load(self, name):
         return self.kept.get(name)
 
+    def rows(self, name, columns, dtype):
+        return self.files.setdefault(name, RowFile(columns, dtype))
+
 
 def example(n: int, p: int, r: int, seed: int = 0):
     rng = np.random.default_rng(seed)
@@ -41,7 +45,7 @@ def test_fused_pass_gives_both_products_and_the_norm(n, p, r, block):
     values, basis = example(n, p, r)
     done = fused_pass(DenseRows(values, block), jnp.asarray(basis))
     left = values.astype(np.float64) @ basis
-    assert done.left == pytest.approx(left, abs=1e-4)
+    assert done.left.read(0, n) == pytest.approx(left, abs=1e-4)
     assert np.asarray(done.right) == pytest.approx(values.T @ left, abs=1e-3)
     assert done.squared_norm == pytest.approx(np.sum(values.astype(np.float64) ** 2), rel=1e-5)
 
@@ -50,7 +54,7 @@ def test_adjoint_law():
     values, basis = example(70, 40, 3)
     rows = DenseRows(values, 16)
     other = np.random.default_rng(1).standard_normal((70, 3)).astype(np.float32)
-    left = fused_pass(rows, jnp.asarray(basis)).left
+    left = fused_pass(rows, jnp.asarray(basis)).left.read(0, len(values))
     assert np.sum(left * other) == pytest.approx(np.sum(basis * np.asarray(adjoint_pass(rows, other))), rel=1e-4)
 
 
@@ -68,9 +72,31 @@ def test_an_interrupted_pass_ends_on_the_same_bits(killed_after):
     memory.die_after = None
     resumed = fused_pass(rows, jnp.asarray(basis), checkpoint=memory)
     assert asked == list(range(killed_after, 5))
-    assert np.array_equal(resumed.left, undisturbed.left)
+    assert np.array_equal(resumed.left.read(0, 70), undisturbed.left.read(0, 70))
     assert np.array_equal(resumed.right, undisturbed.right)
     assert resumed.squared_norm == undisturbed.squared_norm
+
+
+def test_rows_damaged_since_the_checkpoint_are_made_again():
+    values, basis = example(70, 40, 5)
+    rows, memory = DenseRows(values, 16), Memory(die_after=3)
+    with pytest.raises(KeyboardInterrupt):
+        fused_pass(rows, jnp.asarray(basis), checkpoint=memory)
+    memory.files["pass"].write(20, np.full((1, 5), np.inf, np.float32))
+    memory.die_after = None
+    resumed = fused_pass(rows, jnp.asarray(basis), checkpoint=memory)
+    assert np.array_equal(resumed.left.read(0, 70), fused_pass(rows, jnp.asarray(basis)).left.read(0, 70))
+
+
+def test_a_row_file_outlives_its_object_where_it_has_a_path(tmp_path):
+    values = np.arange(12, dtype=np.float32).reshape(4, 3)
+    file = RowFile(3, np.float32, tmp_path / "scratch" / "rows")
+    file.write(0, values[:2])
+    file.write(2, values[2:])
+    file.sync()
+    again = RowFile(3, np.float32, tmp_path / "scratch" / "rows")
+    assert np.array_equal(again.read(1, 4), values[1:])
+    assert again.checksum(4) == file.checksum(4) != file.checksum(3)
 
 
 def test_stored_rows_are_computed_once():
