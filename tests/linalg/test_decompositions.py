@@ -1,26 +1,50 @@
-"""Both decompositions against float64 SVDs of matrices with prescribed spectra, and the laws of an SVD."""
+"""Every decomposition against float64 SVDs of matrices with prescribed spectra, and the laws of an SVD."""
 
 from __future__ import annotations
 
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from nfk.linalg.factors import RankError
+from nfk.linalg.cogram import cogram_svd
+from nfk.linalg.factors import RankError, with_rounding
 from nfk.linalg.gram import gram_matrix, gram_svd
-from nfk.linalg.krylov import block_krylov
+from nfk.linalg.krylov import Interrupted, block_krylov
+from nfk.linalg.orthonormal import inner64
 from nfk.linalg.rows import DenseRows
+from nfk.linalg.subspace import subspace_iteration, subspace_svd
 from tests.linalg.prescribed import SPECTRA, matrix, true_residuals
 
 N, P, RANK = 300, 500, 16
+EXACT = {"gram": gram_svd, "cogram": cogram_svd}
+METHODS = [*EXACT, "krylov"]
+
+
+class DenseProducts:
+    """A matrix in memory as `nfk.linalg.subspace.Products`."""
+
+    def __init__(self, matrix: np.ndarray) -> None:
+        self.shape, self._matrix = matrix.shape, jnp.asarray(matrix)
+
+    def matmat(self, vectors):
+        return jnp.matmul(self._matrix, vectors, precision="highest")
+
+    def rmatmat(self, vectors):
+        return jnp.matmul(self._matrix.T, vectors, precision="highest")
+
+    def squared_norm(self):
+        return float(np.sum(np.asarray(self._matrix, np.float64) ** 2))
 
 
 def decompose(method: str, values: np.ndarray, rank: int = RANK, block_rows: int = 64, **options):
     rows = DenseRows(values, block_rows)
-    if method == "gram":
-        return gram_svd(rows, rank=rank, **options)
+    if method in EXACT:
+        return EXACT[method](rows, rank=rank, **options)
+    if method == "subspace":
+        return subspace_svd(DenseProducts(values), rank=rank, key=jax.random.key(5), **options)
     return block_krylov(rows, rank=rank, key=jax.random.key(5), **options)
 
 
@@ -32,7 +56,7 @@ def solved(method: str, name: str, seed: int):
 
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("name", SPECTRA)
-@pytest.mark.parametrize("method", ["gram", "krylov"])
+@pytest.mark.parametrize("method", METHODS)
 class TestAgainstFloat64:
     @pytest.fixture
     def case(self, method, name, seed):
@@ -97,6 +121,86 @@ def test_krylov_gains_with_every_pass(passes):
     assert worst(passes + 1) < worst(passes) or worst(passes + 1) < 1e-6
 
 
+class TestSubspaceIteration:
+    """The paper's Algorithm 4: what it promises, which is less than the others give."""
+
+    @pytest.fixture(params=[0, 1])
+    def case(self, request):
+        values = matrix(SPECTRA["fast decay"](120), N, P, request.param)
+        exact = np.linalg.svd(values.astype(np.float64), compute_uv=False)[:RANK]
+        return values, exact, decompose("subspace", values)
+
+    def test_eigenvalues(self, case):
+        _, exact, factors = case
+        assert factors.singular_values**2 == pytest.approx(exact**2, rel=1e-5)
+
+    def test_factors_are_orthonormal(self, case):
+        left = np.asarray(case[2].left, np.float64)
+        assert case[2].orthogonality < 2e-6
+        assert np.max(np.abs(left.T @ left - np.eye(RANK))) < 2e-6
+
+    def test_left_factor_is_the_image_of_the_right_up_to_the_residual(self, case):
+        values, exact, factors = case
+        rest = values.astype(np.float64) @ np.asarray(factors.right, np.float64)
+        rest -= factors.left * factors.singular_values[None, :]
+        assert np.linalg.norm(rest, axis=0) / exact[0] == pytest.approx(factors.residuals, rel=0.5, abs=3e-7)
+
+    def test_eleven_products_each_way(self, case):
+        made = []
+
+        class Counted(DenseProducts):
+            def matmat(self, vectors):
+                made.append(("V", vectors.shape[1]))
+                return super().matmat(vectors)
+
+            def rmatmat(self, vectors):
+                made.append(("V^T", vectors.shape[1]))
+                return super().rmatmat(vectors)
+
+        subspace_iteration(Counted(case[0]), rank=RANK, key=jax.random.key(0), oversampling=10, power_iterations=10)
+        assert made == [("V", 26), ("V^T", 26)] * 11
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("name", ["fast decay", "slow decay", "one huge mode"])
+@pytest.mark.parametrize("passes", [2, 3, 4, 6])
+def test_estimated_eigenvalue_errors_tell_the_truth(name, seed, passes):
+    values = matrix(SPECTRA[name](120), N, P, seed)
+    truth = np.linalg.svd(values.astype(np.float64), compute_uv=False)[:RANK] ** 2
+    factors = with_rounding(decompose("krylov", values, passes=passes), values[:128].astype(np.float64))
+    true = np.abs(factors.singular_values**2 / truth - 1)
+    assert np.all(factors.errors > true / 10)
+    meaningful = true > 1e-6  # below, rounding may cancel by chance
+    assert np.all(factors.errors[meaningful] < 10 * true[meaningful])
+
+
+def test_krylov_interrupted_gives_what_the_whole_passes_gave():
+    values = matrix(SPECTRA["slow decay"](120), N, P, 0)
+    calls = []
+
+    def stop(done, total, what):
+        calls.append(what)
+        if what.startswith("pass 4"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as stopped:
+        decompose("krylov", values, passes=8, progress=stop)
+    whole = decompose("krylov", values, passes=3)
+    partial = stopped.value.factors()
+    assert partial.passes == 3
+    assert np.array_equal(partial.singular_values, whole.singular_values)
+    assert np.array_equal(partial.right, whole.right)
+
+
+def test_krylov_interrupted_in_its_first_pass_is_just_interrupted():
+    def stop(done, total, what):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as stopped:
+        decompose("krylov", matrix(SPECTRA["slow decay"](120), N, P, 0), progress=stop)
+    assert stopped.type is KeyboardInterrupt
+
+
 def test_krylov_stops_at_the_tolerance_and_no_sooner():
     values = matrix(SPECTRA["slow decay"](120), N, P, 0)
     loose, tight = (decompose("krylov", values, passes=12, tolerance=bound) for bound in (1e-2, 1e-5))
@@ -130,6 +234,15 @@ def test_separated_subspaces_agree():
     assert missed < 1e-6
 
 
+@pytest.mark.parametrize("p", [3, 4096, 10_000])
+def test_inner_products_are_those_of_float64(p):
+    rng = np.random.default_rng(0)
+    a, b = (jnp.asarray(rng.standard_normal((rows, p)), jnp.float32) for rows in (5, 7))
+    exact_a, exact_b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    assert inner64(a, b) == pytest.approx(exact_a @ exact_b.T, rel=1e-12, abs=1e-11)
+    assert inner64(a, a) == pytest.approx(exact_a @ exact_a.T, rel=1e-12, abs=1e-11)
+
+
 @pytest.mark.parametrize("resident", [1, 64, 128, 200, 10_000])
 def test_gram_matrix_is_the_same_however_many_rows_are_held(resident):
     values = matrix(SPECTRA["slow decay"](120), N, P, 0)
@@ -141,7 +254,7 @@ def test_gram_matrix_is_the_same_however_many_rows_are_held(resident):
 
 
 @pytest.mark.parametrize("shape", [(1, 7), (7, 1), (5, 40), (40, 5), (300, 500)])
-@pytest.mark.parametrize("method", ["gram", "krylov"])
+@pytest.mark.parametrize("method", METHODS)
 def test_any_shape_up_to_full_rank(method, shape):
     values = np.random.default_rng(0).standard_normal(shape).astype(np.float32)
     rank = min(*shape, 20)
@@ -150,7 +263,7 @@ def test_any_shape_up_to_full_rank(method, shape):
     assert decompose(method, values, rank=rank, **options).singular_values == pytest.approx(exact, rel=1e-4)
 
 
-@pytest.mark.parametrize("method", ["gram", "krylov"])
+@pytest.mark.parametrize("method", METHODS)
 class TestRefusals:
     def test_rank_above_the_matrix(self, method):
         with pytest.raises(RankError, match=r"rank=6 is not in 1\.\.min\(n, p\)=5; lower it"):
