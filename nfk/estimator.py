@@ -22,6 +22,7 @@ from nfk.fisher.scores import Examples, LogDensity, Scores
 from nfk.fisher.statistics import FisherStatistics, fisher_statistics
 from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.factors import Factors
+from nfk.linalg.krylov import Interrupted
 from nfk.linalg.rows import Progress, silent
 
 PyTree = Any
@@ -38,6 +39,7 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
     passes, tolerance: most passes over the data, and the residual at which fewer are enough.
 
     After `fit`: singular_values_ (k), explained_variance_ratio_ (k; of ||V||_F^2, cumulative), residuals_ (k),
+    eigenvalue_errors_ (k; estimated, relative, of each s^2),
     mean_score_ and fisher_diagonal_ (p, float64), strategy_ (the one chosen), n_features_out_ (k or, where V has
     lower rank, fewer).
 
@@ -76,15 +78,17 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
             scores, images if model_samples is None else model_samples, block=self.block, progress=self.progress)
         vectors = self._vectors(scores, images, statistics)
         memory = int(self.memory_gib * 2**30)
-        width = min(self.rank + self.oversampling, *vectors.shape)
-        costs = strategies.plans(
-            vectors.shape, strategies.probe_machine(vectors, width), rank=self.rank, oversampling=self.oversampling,
-            passes=self.passes, block_rows=self.block, memory_bytes=memory, itemsize=scores.dtype.itemsize)
-        self.strategy_ = strategies.choose(costs, self.strategy, memory).strategy
-        factors = strategies.decompose(
-            vectors, self.strategy_, rank=self.rank, key=scores.key, oversampling=self.oversampling,
-            passes=self.passes, tolerance=self.tolerance, memory_bytes=memory, dtype=scores.dtype,
-            progress=self.progress)
+        self.strategy_ = strategies.plan(
+            vectors, self.strategy, rank=self.rank, oversampling=self.oversampling, passes=self.passes,
+            memory_bytes=memory).strategy
+        try:
+            factors = strategies.decompose(
+                vectors, self.strategy_, rank=self.rank, key=scores.key, oversampling=self.oversampling,
+                passes=self.passes, tolerance=self.tolerance, memory_bytes=memory, progress=self.progress)
+        except Interrupted as stopped:
+            factors = stopped.factors()
+            warnings.warn(f"interrupted; kept what {factors.passes} whole passes gave", ConvergenceWarning,
+                          stacklevel=2)
         self._keep(statistics, factors, vectors.shape[0])
         self.left_ = factors.left
         if (worst := float(np.max(factors.residuals))) > self.tolerance:
@@ -113,6 +117,7 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
             writer.put("singular_values", self.singular_values_)
             writer.put("explained_variance", self.explained_variance_ratio_)
             writer.put("residuals", self.residuals_)
+            writer.put("eigenvalue_errors", self.eigenvalue_errors_)
             writer.put("mean_score", self.mean_score_)
             writer.put("diagonal", self.fisher_diagonal_)
             writer.put("right", np.asarray(self.right_))
@@ -131,6 +136,7 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
         loaded.singular_values_ = found["singular_values"][:]
         loaded.explained_variance_ratio_ = found["explained_variance"][:]
         loaded.residuals_ = found["residuals"][:]
+        loaded.eigenvalue_errors_ = found["eigenvalue_errors"][:]
         loaded.mean_score_ = found["mean_score"][:]
         loaded.fisher_diagonal_ = found["diagonal"][:]
         loaded.right_ = jnp.asarray(found["right"][:])
@@ -139,7 +145,15 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
         return loaded
 
     def _scores(self) -> Scores:
-        return Scores(self.log_density, self.params, self.key)
+        """The scores, compiled once for this function, these parameters and this key."""
+        made_of = (self.log_density, self.params, self.key)
+        kept = getattr(self, "_compiled", None)
+        if kept is None or any(a is not b for a, b in zip(kept[0], made_of, strict=True)):
+            kept = self._compiled = (made_of, Scores(*made_of))
+        return kept[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "_compiled"}
 
     def _vectors(self, scores: Scores, images: Examples, statistics: FisherStatistics) -> FisherVectors:
         return FisherVectors(scores, images, statistics, damping=self.damping, block_rows=self.block)
@@ -148,6 +162,7 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
         self.mean_score_, self.fisher_diagonal_ = statistics.mean_score, statistics.diagonal
         self.singular_values_, self.right_ = factors.singular_values, factors.right
         self.explained_variance_ratio_, self.residuals_ = factors.explained_variance, factors.residuals
+        self.eigenvalue_errors_ = factors.errors
         self.fitted_, self.n_features_out_ = fitted, len(factors.singular_values)
 
     def _scaled(self, rows: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:

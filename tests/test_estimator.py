@@ -90,6 +90,35 @@ def test_a_missed_tolerance_is_told():
         estimator(passes=1, tolerance=1e-9, strategy="stream").fit(images(90, 1))
 
 
+def test_ctrl_c_keeps_what_whole_passes_gave():
+    def stop(done, total, what):
+        if what.startswith("pass 3"):
+            raise KeyboardInterrupt
+
+    stopped = estimator(strategy="stream", tolerance=1e-9, progress=stop)
+    with pytest.warns(ConvergenceWarning) as told:
+        stopped.fit(images(90, 1))
+    assert "interrupted; kept what 2 whole passes gave" in str(told[0].message)
+    with pytest.warns(ConvergenceWarning):
+        whole = estimator(strategy="stream", tolerance=1e-9, passes=2).fit(images(90, 1))
+    assert np.array_equal(stopped.transform(images(5, 2)), whole.transform(images(5, 2)))
+
+
+def test_fit_and_transform_compile_the_scores_once():
+    traced = []
+
+    def counted(params, x, key):
+        traced.append(x.shape)
+        return log_density(params, x, key)
+
+    fitted = NeuralFisherKernel(counted, weights(0), rank=4, block=16, strategy="stream").fit(images(64))
+    before = len(traced)
+    fitted.transform(images(16, 3))
+    fitted.transform(images(32, 4))
+    assert len(traced) == before
+    assert "_compiled" not in fitted.__getstate__()
+
+
 def test_the_key_is_kept(tmp_path):
     def noisy(params, x, key):
         return log_density(params, x + jax.random.normal(key, x.shape), key)

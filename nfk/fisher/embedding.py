@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nfk.checkpoint import Checkpoint, Forgetful
-from nfk.linalg.rows import Progress, RowBlocks, block_bounds, block_count, silent
+from nfk.checkpoint import Checkpoint
+from nfk.linalg.rows import Progress, RowBlocks, image_pass, silent
 
 Scaling = Literal["none", "whitened", "unit"]
 
@@ -26,24 +24,7 @@ def embed(
 
     Cost: one pass (one gradient per image) and 2 n p k flops. Memory: one block and the result.
     """
-    checkpoint = Forgetful() if checkpoint is None else checkpoint
-    total = vectors.shape[0]
-    out, first = np.empty((total, right.shape[1]), right.dtype), 0
-    if (kept := checkpoint.load("embedding")) is not None:
-        first = int(kept["blocks"][0])
-        out[: len(kept["rows"])] = kept["rows"]
-    for index in range(first, block_count(vectors)):
-        start, stop = block_bounds(vectors, index)
-        out[start:stop] = _project(vectors.block(index), right)
-        progress(stop, total, "embeddings")
-        if checkpoint.due():
-            checkpoint.save("embedding", {"blocks": np.array([index + 1]), "rows": out[:stop]})
-    return out
-
-
-@jax.jit
-def _project(block: Float[Array, "b p"], right: Float[Array, "p k"]) -> Float[Array, "b k"]:
-    return jnp.matmul(block, right, precision="highest")
+    return image_pass(vectors, right, checkpoint=checkpoint, label="embeddings", progress=progress)
 
 
 def scale(

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 PyTree = Any
@@ -30,6 +31,14 @@ def parameter_index(params: PyTree) -> tuple[Parameter, ...]:
 def parameter_count(params: PyTree) -> int:
     """p"""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def unflatten(vector: Float[Array, " p"], like: PyTree) -> PyTree:
+    """The tree shaped as `like` of the flat vector's numbers."""
+    leaves, structure = jax.tree.flatten(like)
+    stops = np.cumsum([leaf.size for leaf in leaves])[:-1]
+    parts = jnp.split(vector, stops)
+    return structure.unflatten([part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])
 
 
 def flatten_batch(tree: PyTree) -> Float[Array, "b p"]:

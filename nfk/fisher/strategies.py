@@ -1,11 +1,15 @@
 """The ways to factor the Fisher vectors, one interface: what each costs, which is cheapest here, and the run.
 
-| strategy   | V                      | method                    | gradients per example       |
-|------------|------------------------|---------------------------|-----------------------------|
-| `explicit` | kept whole             | Gram matrix, exact        | 1 (the paper's Algorithm 1) |
-| `gram`     | a group of rows kept   | Gram matrix, exact        | n / (2 rows kept) + 2       |
-| `stored`   | kept whole             | block Krylov              | 1                           |
-| `stream`   | one block at a time    | block Krylov              | passes                      |
+| strategy   | V                      | method                              | gradients per example       |
+|------------|------------------------|-------------------------------------|-----------------------------|
+| `explicit` | kept whole             | n x n Gram matrix, exact            | 1 (the paper's Algorithm 1) |
+| `gram`     | a group of rows kept   | n x n Gram matrix, exact            | n / (2 rows kept) + 2       |
+| `cogram`   | one block at a time    | p x p matrix, exact                 | 2                           |
+| `stored`   | kept whole             | block Krylov                        | 1                           |
+| `stream`   | one block at a time    | block Krylov                        | passes                      |
+| `jvp`      | never formed           | subspace iteration by Jacobian      | about 2 l a pass            |
+|            |                        | products (the paper's Algorithms    |                             |
+|            |                        | 4 to 6), the reference              |                             |
 """
 
 from __future__ import annotations
@@ -16,20 +20,28 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Key
 
-from nfk.checkpoint import Checkpoint
-from nfk.linalg.factors import Factors
+from nfk.checkpoint import RowCheckpoint
+from nfk.fisher.products import JacobianProducts
+from nfk.fisher.vectors import FisherVectors
+from nfk.linalg.cogram import cogram_svd
+from nfk.linalg.factors import Factors, with_rounding
 from nfk.linalg.gram import gram_svd
 from nfk.linalg.krylov import block_krylov
 from nfk.linalg.orthonormal import inner64
-from nfk.linalg.rows import Progress, RowBlocks, StoredRows, block_count, fused_pass, silent
+from nfk.linalg.rows import Progress, RowBlocks, StoredRows, fused_pass, silent
+from nfk.linalg.subspace import subspace_svd
 
-Strategy = Literal["explicit", "gram", "stored", "stream"]
+Strategy = Literal["explicit", "gram", "cogram", "stored", "stream", "jvp"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 LIKELY_PASSES = 6
 """Passes after which block Krylov mostly meets its tolerance; bytes are counted for the most it may take."""
+PAPER_POWER_ITERATIONS, PAPER_OVERSAMPLING = 10, 10
+"""The paper's Algorithm 4, which `jvp` is"""
+_DENSE_EIGEN, _LANCZOS = 9, 20
+"""n^3 flops of a symmetric eigenproblem by LAPACK; products with the matrix a wanted vector takes by ARPACK, each as
+slow as 20 of a product's flops for the memory it reads"""
 
 
 class MemoryBudgetError(ValueError):
@@ -45,6 +57,10 @@ class Machine(NamedTuple):
     """flop/s of the products of a fused pass"""
     flops64: float
     """flop/s of products summed in float64"""
+
+
+_AGAINST_GRAM = Machine(0.0, 1e12, 1e12 / 4)
+"""The least favourable to the Gram matrix: gradients for nothing, float64 at a quarter of float32's rate"""
 
 
 class Plan(NamedTuple):
@@ -95,24 +111,29 @@ def plans(
     n, p = shape
     width = min(rank + oversampling, n, p)
     matrix, working = n * p * itemsize, 4 * min(block_rows, n) * p * itemsize
-    likely = min(passes, LIKELY_PASSES)
+    likely, jacobians = min(passes, LIKELY_PASSES), 2 * (PAPER_POWER_ITERATIONS + 1) * (rank + PAPER_OVERSAMPLING)
     krylov_flops, krylov_flops64 = likely * 4 * n * p * width, 4 * p * (likely * width) ** 2
-    krylov_bytes = working + (passes + 3) * p * width * itemsize + passes * n * width * itemsize
-    gram_flops, gram_flops64 = 2 * n * p * rank, n**2 * p + 9 * n**3
+    krylov_bytes = working + (passes + 3) * p * width * itemsize + n * rank * itemsize
+    gram_flops, gram_flops64 = 2 * n * p * rank, n**2 * p + _DENSE_EIGEN * n**3
     gram_bytes = working + 2 * p * rank * itemsize + 3 * 8 * n**2
     resident = resident_rows(shape, rank=rank, block_rows=block_rows, memory_bytes=memory_bytes,
                              itemsize=itemsize)
-    visits = n / (2 * resident) + 1.5 if resident < n else 1
+    visits = n / (2 * resident) + 1.5 if resident < n else 0
     gram_seconds = gram_flops / machine.flops + gram_flops64 / machine.flops64
     krylov_seconds = krylov_flops / machine.flops + krylov_flops64 / machine.flops64
     gram, krylov = gram_flops + gram_flops64, krylov_flops + krylov_flops64
+    cogram_flops64 = n * p**2 + (_DENSE_EIGEN * p**3 if p <= 1000 else _LANCZOS * rank * p**2)
+    cogram_seconds = (2 * n * p * rank) / machine.flops + cogram_flops64 / machine.flops64
     gradients = n * machine.gradient_seconds
     return sorted([
         Plan("explicit", 1, gram, gram_bytes + matrix, gradients + gram_seconds),
         Plan("gram", visits + 1, gram, gram_bytes + min(resident, n) * p * itemsize,
              (visits + 1) * gradients + gram_seconds),
+        Plan("cogram", 2, 2 * n * p * rank + cogram_flops64, working + 8 * p**2 * (3 if p <= 1000 else 1),
+             2 * gradients + cogram_seconds),
         Plan("stored", 1, krylov, krylov_bytes + matrix, gradients + krylov_seconds),
         Plan("stream", likely, krylov, krylov_bytes, likely * gradients + krylov_seconds),
+        Plan("jvp", jacobians, 0.0, working * width + 4 * (n + p) * width * itemsize, jacobians * gradients),
     ], key=lambda plan: plan.seconds)
 
 
@@ -126,11 +147,34 @@ def resident_rows(
     return max(1, int(rows) // block_rows) * block_rows
 
 
+def plan(
+    vectors: FisherVectors, strategy: str, *, rank: int, oversampling: int, passes: int, memory_bytes: int
+) -> Plan:
+    """The plan of the strategy asked for, or for "auto" of the quickest that fits; MemoryBudgetError if none does.
+
+    Only where it decides anything is the machine probed: for "auto", and not where the Gram matrix wins whatever the
+    machine's rates, which it does up to about passes * (rank + oversampling) examples.
+    """
+    def costs(machine: Machine) -> list[Plan]:
+        return plans(vectors.shape, machine, rank=rank, oversampling=oversampling, passes=passes,
+                     block_rows=vectors.block_rows, memory_bytes=memory_bytes,
+                     itemsize=vectors.scores.dtype.itemsize)
+
+    favoured = costs(_AGAINST_GRAM)
+    if strategy != "auto":
+        return choose(favoured, strategy, memory_bytes)
+    if (certain := choose(favoured, "auto", memory_bytes)).strategy == "explicit":
+        return certain
+    width = min(rank + oversampling, *vectors.shape)
+    return choose(costs(probe_machine(vectors, width)), "auto", memory_bytes)
+
+
 def choose(candidates: list[Plan], strategy: str, memory_bytes: int) -> Plan:
     """The plan asked for, or for "auto" the quickest that fits; MemoryBudgetError when it does not fit."""
     if strategy == "auto":
-        fitting = [plan for plan in candidates if plan.bytes <= memory_bytes]
-        chosen = fitting[0] if fitting else min(candidates, key=lambda plan: plan.bytes)
+        eligible = [plan for plan in candidates if plan.strategy != "jvp"]  # the reference, never the quickest
+        fitting = [plan for plan in eligible if plan.bytes <= memory_bytes]
+        chosen = fitting[0] if fitting else min(eligible, key=lambda plan: plan.bytes)
     else:
         chosen = next(plan for plan in candidates if plan.strategy == strategy)
     if chosen.bytes > memory_bytes:
@@ -141,7 +185,7 @@ def choose(candidates: list[Plan], strategy: str, memory_bytes: int) -> Plan:
 
 
 def decompose(
-    vectors: RowBlocks,
+    vectors: FisherVectors,
     strategy: Strategy,
     *,
     rank: int,
@@ -150,19 +194,37 @@ def decompose(
     passes: int = 6,
     tolerance: float = 0.0,
     memory_bytes: int = 4 * 2**30,
-    dtype: np.dtype | type = np.float32,
-    checkpoint: Checkpoint | None = None,
+    checkpoint: RowCheckpoint | None = None,
     progress: Progress = silent,
 ) -> Factors:
-    """The leading `rank` modes of V by the strategy named; all agree to their tolerance."""
+    """The leading `rank` modes of V by the strategy named; all agree to their tolerance. `jvp` takes the paper's own
+    oversampling and power iterations.
+
+    Each s_i^2 comes with an estimate of its error (`Factors.errors`): rounding is judged from one block of gradients
+    in float64, where the model can be evaluated in it.
+    """
+    itemsize = vectors.scores.dtype.itemsize
+    resident = resident_rows(vectors.shape, rank=rank, block_rows=vectors.block_rows, memory_bytes=memory_bytes,
+                             itemsize=itemsize)
+    whole = strategy in ("explicit", "stored") or (strategy == "gram" and resident >= vectors.shape[0])
+    rows = StoredRows(vectors) if whole else vectors
     if strategy in ("explicit", "gram"):
-        rows = StoredRows(vectors) if strategy == "explicit" else vectors
-        resident = None if strategy == "explicit" else resident_rows(
-            vectors.shape, rank=rank, block_rows=vectors.block_rows, memory_bytes=memory_bytes,
-            itemsize=np.dtype(dtype).itemsize)
-        if resident is not None and resident >= block_count(vectors) * vectors.block_rows:
-            resident = None
-        return gram_svd(rows, rank=rank, resident_rows=resident, progress=progress)
-    rows = StoredRows(vectors) if strategy == "stored" else vectors
-    return block_krylov(rows, rank=rank, key=key, oversampling=oversampling, passes=passes,
-                        tolerance=tolerance, dtype=dtype, checkpoint=checkpoint, progress=progress)
+        resident = None if whole else resident
+        factors = gram_svd(rows, rank=rank, resident_rows=resident, progress=progress)
+    elif strategy == "cogram":
+        factors = cogram_svd(vectors, rank=rank, progress=progress)
+    elif strategy == "jvp":
+        factors = subspace_svd(JacobianProducts(vectors), rank=rank, key=key, oversampling=PAPER_OVERSAMPLING,
+                               power_iterations=PAPER_POWER_ITERATIONS, progress=progress)
+    else:
+        factors = block_krylov(rows, rank=rank, key=key, oversampling=oversampling, passes=passes,
+                               tolerance=tolerance, dtype=vectors.scores.dtype, checkpoint=checkpoint,
+                               progress=progress)
+    return with_rounding(factors, vectors.leading64(_sample(vectors)))
+
+
+def _sample(vectors: FisherVectors) -> int:
+    """Rows whose rounding is looked at: a block, less where that is above an eighth of them all or would fill a GiB in
+    float64, at least 16."""
+    n, p = vectors.shape
+    return min(n, max(16, min(vectors.block_rows, n // 8, 2**27 // p)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -15,6 +16,9 @@ from jaxtyping import Array, Float
 from nfk.fisher.scores import Examples, ScoreError, Scores, check_finite
 from nfk.fisher.statistics import FisherStatistics
 from nfk.linalg.rows import block_bounds
+
+_ROUNDING = 1e-2
+"""Above this part of their norm, rows in two precisions differ by more than rounding."""
 
 
 class FisherVectors:
@@ -33,19 +37,41 @@ class FisherVectors:
                              f"{scores.size}; they belong to another model")
         self.shape = (examples.shape[0], scores.size)
         self.block_rows = block_rows
-        self._scores, self._examples = scores, examples
-        self._mean = jnp.asarray(statistics.mean_score, scores.dtype)
-        self._weight = jnp.asarray(statistics.weight(damping), scores.dtype)
+        self.scores, self._examples = scores, examples
+        self._statistics, self._damping = statistics, damping
+        self.mean = jnp.asarray(statistics.mean_score, scores.dtype)
+        self.weight = jnp.asarray(statistics.weight(damping), scores.dtype)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="nfk-read")
         self._ahead: tuple[int, Future | None] = (0, None)
 
     def block(self, index: int) -> Float[Array, "b p"]:
         """Rows of block `index`. Raises ScoreError naming the first example whose score is not finite."""
         start, _ = block_bounds(self, index)
-        rows = self._scores.whitened(self._read(index), self._mean, self._weight)
+        rows = self.scores.whitened(self._read(index), self.mean, self.weight)
         if not bool(jnp.isfinite(jnp.sum(jnp.abs(rows)))):
             check_finite(np.asarray(rows), start)
         return rows
+
+    def examples(self, index: int) -> Any:
+        """The examples of block `index`."""
+        return self._slice(index)
+
+    def leading64(self, count: int) -> Float[np.ndarray, "b p"]:
+        """The leading `count` rows in float64, from gradients in float64.
+
+        Where the model cannot be evaluated in float64, or is another function there (noise drawn in the default
+        precision: the rows differ by more than 1 %), the rows of `block` as they are.
+        """
+        block = np.asarray(self.scores.whitened(self._examples[0:count], self.mean, self.weight), np.float64)
+        try:
+            with jax.enable_x64(True):
+                gradients = np.array(self.scores.in_float64(_float64(self._examples[0:count])))
+        except TypeError:  # the model mixes in arrays or constants of one precision
+            return block
+        gradients -= self._statistics.mean_score[None, :]
+        gradients *= self._statistics.weight(self._damping)[None, :]
+        same = np.linalg.norm(gradients - block) <= _ROUNDING * np.linalg.norm(gradients)
+        return gradients if same else block
 
     def _read(self, index: int) -> Any:
         """The examples of block `index`, most often already read; then start on the block after it."""
@@ -59,3 +85,8 @@ class FisherVectors:
     def _slice(self, index: int) -> Any:
         start, stop = block_bounds(self, index)
         return self._examples[start:stop]
+
+
+def _float64(examples: Any) -> Array:
+    found = jnp.asarray(examples)
+    return found.astype(jnp.float64) if jnp.issubdtype(found.dtype, jnp.floating) else found

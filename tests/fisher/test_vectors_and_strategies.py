@@ -9,6 +9,7 @@ import pytest
 
 from nfk.fisher import strategies
 from nfk.fisher.embedding import embed, scale
+from nfk.fisher.products import JacobianProducts
 from nfk.fisher.scores import ScoreError, Scores
 from nfk.fisher.statistics import fisher_statistics, identity_statistics
 from nfk.fisher.strategies import Machine, MemoryBudgetError
@@ -66,7 +67,61 @@ def test_with_identity_statistics_the_kernel_is_the_tangent_kernel():
     assert vectors @ vectors.T == pytest.approx(jacobian @ jacobian.T, rel=1e-6)
 
 
-@pytest.mark.parametrize("strategy", strategies.STRATEGIES)
+class TestJacobianProducts:
+    """The paper's Algorithms 5 and 6 are products with the same matrix that the rows make up."""
+
+    @pytest.fixture
+    def products(self):
+        with jax.enable_x64(True):
+            yield JacobianProducts(fisher_vectors(dtype=np.float64))
+
+    def test_products_are_those_of_the_definition(self, products, exact):
+        rng = np.random.default_rng(0)
+        tangents, cotangents = rng.standard_normal((exact.shape[1], 3)), rng.standard_normal((N, 3))
+        assert np.asarray(products.matmat(jnp.asarray(tangents))) == pytest.approx(exact @ tangents, rel=1e-9, abs=1e-9)
+        assert np.asarray(products.rmatmat(jnp.asarray(cotangents))) == pytest.approx(
+            exact.T @ cotangents, rel=1e-9, abs=1e-9)
+
+    def test_adjoint_law(self, products):
+        rng = np.random.default_rng(1)
+        x, y = jnp.asarray(rng.standard_normal((products.shape[1], 1))), jnp.asarray(rng.standard_normal((N, 1)))
+        assert float(jnp.sum(products.matmat(x) * y)) == pytest.approx(
+            float(jnp.sum(x * products.rmatmat(y))), rel=1e-10)
+
+    def test_squared_norm(self, products, exact):
+        assert products.squared_norm() == pytest.approx(np.sum(exact**2), rel=1e-10)
+
+
+def test_the_papers_algorithm_agrees_as_far_as_it_converges(exact):
+    truth = np.linalg.svd(exact, compute_uv=False)[:RANK] ** 2
+    found = strategies.decompose(fisher_vectors(), "jvp", rank=RANK, key=jax.random.key(3))
+    assert found.singular_values[: RANK // 2] ** 2 == pytest.approx(truth[: RANK // 2], rel=1e-5)
+    claimed = found.left * found.singular_values[None, :]
+    image = embed(fisher_vectors(), found.right)
+    reached = np.linalg.norm(image - claimed, axis=0) / found.singular_values[0]
+    assert reached == pytest.approx(found.residuals, rel=0.5, abs=2e-6)
+
+
+@pytest.mark.parametrize("strategy", ["gram", "stream"])
+def test_estimated_errors_count_what_float32_does_to_gradients(strategy, exact):
+    truth = np.linalg.svd(exact, compute_uv=False)[:RANK] ** 2
+    factors = strategies.decompose(fisher_vectors(block_rows=64), strategy, rank=RANK, key=jax.random.key(3))
+    true = np.abs(factors.singular_values**2 / truth - 1)
+    assert np.all(factors.errors > true / 10)
+    assert np.median(factors.errors / true) < 10
+
+
+def test_a_model_that_is_another_function_in_float64_is_judged_in_its_own_precision():
+    def noisy(params, x, key):
+        return log_density(params, x + 0.5 * jax.random.normal(key, x.shape), key)  # other bits in float64
+
+    scores, x = Scores(noisy, weights(0)), images(40)
+    vectors = FisherVectors(scores, x, fisher_statistics(scores, x), block_rows=16)
+    assert np.array_equal(vectors.leading64(16), np.asarray(vectors.block(0), np.float64))
+    assert not np.array_equal(fisher_vectors().leading64(32), np.asarray(fisher_vectors().block(0), np.float64))
+
+
+@pytest.mark.parametrize("strategy", [name for name in strategies.STRATEGIES if name != "jvp"])
 class TestStrategies:
     def factors(self, strategy, **options):
         return strategies.decompose(fisher_vectors(), strategy, rank=RANK, key=jax.random.key(3), **options)
@@ -134,7 +189,21 @@ class TestChoice:
 
     def test_streaming_memory_of_the_model_does_not_grow_with_n(self):
         small, large = ({plan.strategy: plan.bytes for plan in self.plans(n)}["stream"] for n in (10**4, 10**6))
-        assert large - small == (10**6 - 10**4) * 6 * 80 * 4  # Y alone
+        assert large - small == (10**6 - 10**4) * 64 * 4  # U alone
+
+    def test_a_small_set_takes_the_gram_matrix_without_a_probe(self, monkeypatch):
+        def probed(*_):
+            raise AssertionError("probed")
+
+        monkeypatch.setattr(strategies, "probe_machine", probed)
+        options = {"rank": 32, "oversampling": 16, "passes": 6, "memory_bytes": 2**32}
+        assert strategies.plan(fisher_vectors(n=60), "auto", **options).strategy == "explicit"
+        assert strategies.plan(fisher_vectors(), "stream", **options).strategy == "stream"
+        with pytest.raises(AssertionError, match="probed"):
+            strategies.plan(fisher_vectors(n=4000), "auto", **options)
+
+    def test_few_parameters_take_the_p_by_p_matrix(self):
+        assert strategies.choose(self.plans(n=10**6, p=200, memory=2**28), "auto", 2**28).strategy == "cogram"
 
     def test_the_probe_measures(self):
         machine = strategies.probe_machine(fisher_vectors(), 8)
