@@ -126,7 +126,8 @@ def _say_where(uri: str) -> None:
 
     print(f"report    {workspace.REPORT}")
     print("pictures  models/*/*.png  factors/*.png  evaluation/*/figures/*.png")
-    print(f"mlflow    {uri}   (to look at it: mlflow ui --backend-store-uri {uri})")
+    look = "" if uri.startswith("http") else f"   (to look at it: mlflow ui --backend-store-uri {uri})"
+    print(f"mlflow    {uri}{look}")
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})

@@ -111,7 +111,7 @@ class SvdParams(Section):
         5e-4, description="largest residual |V^T u_i - s_i w_i| / s_1 a kept mode may have; enough to stop at")
     accept_unconverged: bool = False
     damping: Annotated[float, Field(ge=0)] = Field(1e-3, description="relative to the mean of the diagonal")
-    strategy: Literal["auto", "explicit", "gram", "stream", "stored"] = "auto"
+    strategy: Literal["auto", "explicit", "gram", "cogram", "stored", "stream", "jvp"] = "auto"
     examples: PositiveInt | None = Field(None, description="leading training examples to use; null: all")
     block: PositiveInt = Field(256, description="examples scored at once")
     memory_gib: Annotated[float, Field(gt=0)] = Field(4.0, description="what the strategy may hold")
@@ -137,6 +137,7 @@ class EvaluateParams(Section):
         1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
     neighbours: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 5, 10, 20)
     spectrum_examples: Annotated[int, Field(ge=2)] = 1000
+    initialisations: PositiveInt = Field(5, description="untrained networks whose mean spectrum is compared")
     full_vector_gib: Annotated[float, Field(ge=0)] = Field(
         8.0, description="largest full Fisher matrix compared; above it that row is left out, saying so")
 

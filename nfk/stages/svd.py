@@ -55,6 +55,7 @@ def run(params: Params, family: str) -> Outcome:
         writer.put("left", np.asarray(factors.left))
         writer.put("right", np.asarray(factors.right))
         writer.put("residuals", factors.residuals)
+        writer.put("eigenvalue_errors", factors.errors)
         writer.put("explained_variance", explained)
         writer.attributes.update(
             strategy=plan, passes=factors.passes, squared_norm=factors.squared_norm,
@@ -69,9 +70,11 @@ def run(params: Params, family: str) -> Outcome:
         f"largest residual {worst:.1e}, {factors.passes} passes -> {path}",
         params={"svd": settings.model_dump()} | {"svd.chosen": plan},
         metrics={"rank": rank, "passes": factors.passes, "explained_variance": float(explained[-1]),
-                 "largest_residual": worst, "orthogonality": factors.orthogonality},
+                 "largest_residual": worst, "largest_eigenvalue_error": float(np.max(factors.errors)),
+                 "orthogonality": factors.orthogonality},
         series={"singular_value": factors.singular_values.tolist(),
-                "explained_variance_at": explained.tolist(), "residual": factors.residuals.tolist()},
+                "explained_variance_at": explained.tolist(), "residual": factors.residuals.tolist(),
+                "eigenvalue_error": factors.errors.tolist()},
         figures=[workspace.spectrum_figure(family)],
         digests={**inputs, "factors": store.read_marker(path)["digest"]})
 
@@ -80,8 +83,9 @@ def _plan(params: Params, vectors: FisherVectors, scratch: store.Scratch) -> str
     """The strategy, chosen once: a resumed run keeps to it, since another would give other bits."""
     if (kept := scratch.load("plan")) is not None:
         return strategies.STRATEGIES[int(kept["strategy"][0])]
-    costs = estimate(params, vectors)
-    chosen = strategies.choose(costs, params.svd.strategy, int(params.svd.memory_gib * 2**30))
+    settings = params.svd
+    # a long run says beforehand what it will cost, which takes a probe whatever the strategy
+    chosen = strategies.choose(estimate(params, vectors), settings.strategy, int(settings.memory_gib * 2**30))
     scratch.save("plan", {"strategy": np.array([strategies.STRATEGIES.index(chosen.strategy)])})
     print(f"svd: {describe(chosen)}", file=sys.stderr)
     return chosen.strategy
