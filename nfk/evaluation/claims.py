@@ -121,7 +121,16 @@ def _trained_above_untrained(spectrum: Mapping[str, Any]) -> Claim:
     trained, untrained = spectrum["trained"][index], spectrum["untrained"][index]
     return Claim("trained-above-untrained", "Training concentrates the spectrum on fewer components.",
                  trained > untrained, trained, untrained, trained - untrained, None,
-                 f"explained variance of {at} components, centred")
+                 f"explained variance of {at} components, centred" + _spread(spectrum, index))
+
+
+def _spread(spectrum: Mapping[str, Any], index: int) -> str:
+    draws = [draw[index] for draw in spectrum.get("untrained_draws", ())]
+    if len(draws) < 2:
+        return ""
+    below = sum(draw < spectrum["trained"][index] for draw in draws)
+    return (f"; untrained: the mean of {len(draws)} initialisations, {min(draws):.1%} to {max(draws):.1%}, "
+            f"{below} of them below")
 
 
 def _explains(spectrum: Mapping[str, Any], curve: str) -> Claim:

@@ -74,13 +74,15 @@ class Feature(Part):
 
 
 class Spectrum(Part):
-    """Explained variance r_k at each of `components`, of the trained and an untrained network's vectors."""
+    """Explained variance r_k at each of `components`, of the trained and of untrained networks' vectors (their mean,
+    and each)."""
 
     components: tuple[PositiveInt, ...]
     trained: tuple[VarianceShare, ...] = ()
     untrained: tuple[VarianceShare, ...] = ()
     trained_uncentred: tuple[VarianceShare, ...] = ()
     untrained_uncentred: tuple[VarianceShare, ...] = ()
+    untrained_draws: tuple[tuple[VarianceShare, ...], ...] = ()
 
     def curves(self) -> dict[str, tuple[float, ...]]:
         """The curves that were measured, by name."""

@@ -7,6 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 from sklearn.neighbors import NearestNeighbors
 
@@ -101,20 +102,29 @@ def _features(
     return found | pixels["features"], {} if full else {"full-fisher-vector": reason}
 
 
-def spectra(params: Params, net: Network, data: Images, damping: float, report: Report) -> dict[str, list[float]]:
-    """Explained variance of the trained and an untrained network on the same examples and samples, each with its
-    own statistics, with and without the mean score taken away."""
+def spectra(params: Params, net: Network, data: Images, damping: float, report: Report) -> dict[str, Any]:
+    """Explained variance of the trained and of untrained networks on the same examples and samples, each with its
+    own statistics, with and without the mean score taken away; `untrained` is the mean over `untrained_draws`."""
     examples = data.examples("train", params.evaluate.spectrum_examples)
     samples, _ = network.model_samples(params, net, data)
-    untrained = initial(net.model.config, data.shape, len(data.class_names), network.key(params, "init"))
-    curves: dict[str, list[float]] = {}
     counts = component_counts(examples.shape[0])
-    for name, scores in (("trained", net.scores), ("untrained", Scores(untrained.log_density, untrained.params))):
+
+    def curves(scores: Scores) -> dict[str, list[float]]:
+        found = {}
         for suffix, vectors in _vectors(params, scores, examples, samples, damping):
             gram, = kernel_matrices(vectors, progress=report)
             ratio = explained_variance(gram)
-            curves[name + suffix] = [float(ratio[count - 1]) for count in counts]
-    return {"components": counts, **curves}
+            found[suffix] = [float(ratio[count - 1]) for count in counts]
+        return found
+
+    trained, draws = curves(net.scores), []
+    for draw in range(params.evaluate.initialisations):
+        key = jax.random.fold_in(network.key(params, "init"), draw)
+        untrained = initial(net.model.config, data.shape, len(data.class_names), key)
+        draws.append(curves(Scores(untrained.log_density, untrained.params)))
+    return {"components": counts, "untrained_draws": [draw[""] for draw in draws],
+            **{f"trained{suffix}": values for suffix, values in trained.items()},
+            **{f"untrained{suffix}": np.mean([draw[suffix] for draw in draws], axis=0).tolist() for suffix in trained}}
 
 
 def _vectors(

@@ -88,6 +88,16 @@ def test_training_must_raise_the_spectrum():
     assert lower.note == "explained variance of 100 components, centred"
 
 
+def test_untrained_networks_are_judged_by_their_mean_and_their_range_is_told():
+    made = metrics()
+    made["spectrum"] = {"components": [1, 100], "trained": [0.1, 0.70], "untrained": [0.1, 0.68],
+                        "untrained_draws": [[0.1, 0.60], [0.1, 0.76], [0.1, 0.68]]}
+    claim = only(judge(made), "trained-above-untrained")
+    assert claim.holds
+    assert claim.note == ("explained variance of 100 components, centred; untrained: the mean of 3 initialisations, "
+                          "60.0% to 76.0%, 2 of them below")
+
+
 def test_spectra_without_100_components_are_compared_at_the_largest_below():
     made = metrics()
     made["spectrum"] = {"components": [1, 50, 200], "trained": [0.1, 0.9, 1.0], "untrained": [0.2, 0.5, 1.0]}

@@ -21,7 +21,8 @@ _CURVES = (("trained", "trained", BLUE, "-"), ("untrained", "untrained", VERMILL
 def explained_variance(spectrum: Mapping[str, Any]) -> Figure:
     """r_k against k for the trained and the untrained network, centred and not.
 
-    `spectrum` is that part of the metrics file: "components" and a list of fractions for each curve.
+    `spectrum` is that part of the metrics file: "components", a list of fractions for each curve, and those of every
+    untrained network, whose range is shaded.
     """
     figure = new_figure(6.8, 4.1)
     axes = figure.subplots()
@@ -30,6 +31,9 @@ def explained_variance(spectrum: Mapping[str, Any]) -> Figure:
     for key, title, colour, line in _CURVES:
         if spectrum.get(key):
             axes.plot(components, 100 * np.asarray(spectrum[key]), color=colour, linestyle=line, label=title)
+    if len(draws := spectrum.get("untrained_draws", ())) > 1:
+        axes.fill_between(components, 100 * np.min(draws, axis=0), 100 * np.max(draws, axis=0), color=VERMILLION,
+                          alpha=0.15, linewidth=0, label=f"untrained, {len(draws)} initialisations")
     axes.set_xlim(components[0], components[-1])
     axes.set_ylim(0, 102)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda count, _: f"{count:,.0f}"))

@@ -103,6 +103,16 @@ def test_spectrum_draws_the_curves_there_are():
         "trained", "untrained", "trained, uncentred"]
 
 
+def test_spectrum_shades_the_range_of_the_untrained():
+    draws = [[0.1, 0.4, 1.0], [0.2, 0.6, 1.0]]
+    [axes] = spectrum.explained_variance({"components": [1, 10, 100], "trained": [0.5, 0.8, 1.0],
+                                          "untrained": [0.15, 0.5, 1.0], "untrained_draws": draws}).axes
+    [band] = axes.collections
+    assert band.get_label() == "untrained, 2 initialisations"
+    heights = {tuple(corner) for corner in band.get_paths()[0].vertices.round(6).tolist()}
+    assert {(10.0, 40.0), (10.0, 60.0)} <= heights
+
+
 def test_singular_values_and_residuals_share_the_modes():
     upper, lower = spectrum.singular_values(np.array([9.0, 4.0, 1.0]), np.array([0.0, 1e-6, 1e-4]), 1e-3).axes
     np.testing.assert_allclose(upper.lines[0].get_xydata(), [[1, 9], [2, 4], [3, 1]])
