@@ -5,7 +5,7 @@ BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro test quick check
+.PHONY: repro test quick check bench
 
 repro: $(INSTALLED)   ## data to report, by DVC; what has not changed is not run again
 	@$(BIN)/nfk repro
@@ -17,6 +17,10 @@ test: $(INSTALLED)   ## every test, the end-to-end run included
 
 quick: $(INSTALLED)   ## the tests that need no pipeline
 	@$(BIN)/python -m pytest --ignore=tests/flows -m "not slow"
+
+bench: $(INSTALLED)   ## the numerical core against its peers, about an hour; tables into the README
+	@$(BIN)/python -m tests.benchmarks.core
+	@$(BIN)/python -m tests.benchmarks.tables
 
 check: $(INSTALLED)   ## lint and layers
 	@$(BIN)/ruff check .

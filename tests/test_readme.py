@@ -18,7 +18,7 @@ def test_the_library_example_runs(request):
                           cwd=request.config.rootpath, timeout=300)
     assert done.returncode == 0, done.stderr
     strategy, explained, residual = done.stdout.split()
-    assert strategy in ("explicit", "gram", "stored", "stream")
+    assert strategy in ("explicit", "gram", "cogram", "stored", "stream")
     assert 0 < float(explained) <= 1
     assert float(residual) < 1e-2
 
@@ -38,6 +38,12 @@ def test_the_pictures_are_there(request):
     pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (root / "README.md").read_text())
     assert pictures
     assert all((root / picture).is_file() for picture in pictures)
+
+
+def test_the_tables_are_those_of_the_kept_results(request):
+    done = subprocess.run([sys.executable, "-m", "tests.benchmarks.tables", "--check"], capture_output=True, text=True,
+                          cwd=request.config.rootpath)
+    assert done.returncode == 0, done.stderr
 
 
 def test_help_is_quick_because_nothing_heavy_is_loaded(request):

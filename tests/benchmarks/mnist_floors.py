@@ -101,7 +101,8 @@ def measure(workspace: Path, family: str) -> dict[str, Any]:
     at = spectrum["components"].index(100)
     return {"parameters": net.card["parameters"], "metrics": net.card["metrics"], "features": found,
             "explained_variance_at_100": {name: values[at] for name, values in spectrum.items()
-                                          if name != "components"},
+                                          if name not in ("components", "untrained_draws")},
+            "untrained_draws_at_100": [draw[at] for draw in spectrum["untrained_draws"]],
             "largest_residual": float(np.max(factors["residuals"][:])), "strategy": factors.attributes["strategy"]}
 
 

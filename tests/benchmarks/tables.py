@@ -1,0 +1,96 @@
+"""The README's tables of the numerical core, from results/core.json: python -m tests.benchmarks.tables
+
+Replaces what stands between the README's markers; `--check` only says whether it is up to date.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.core import RESULTS
+
+README = Path(__file__).parents[2] / "README.md"
+MARKS = re.compile(r"(<!-- core: made by tests/benchmarks/tables.py -->\n).*?(<!-- /core -->)", re.DOTALL)
+NAMES = {"lenet5": "LeNet-5", "dcgan-small": "small DCGAN", "dcgan": "DCGAN", "wrn-16-1": "WRN-16-1",
+         "wrn-40-2": "WRN-40-2"}
+
+
+def tables(kept: dict[str, Any]) -> str:
+    """The Markdown of every section that was measured."""
+    parts = []
+    if found := kept.get("speed"):
+        parts.append(table(
+            ["network, k", "parameters", "passes, oversampling", "`stream`, ms an example", "paper, ms", "ratio",
+             "ratio, plain convolutions"],
+            [[f"{called(name)}", f"{run['parameters']:,}", f"{run['passes']}, {run['oversampling']}",
+              f"{median(run['stream_ms']):.2f}", f"{median(run['paper_ms']):.0f}", f"{run['ratio']:.0f}",
+              f"{run['ratio_on_plain_convolutions']:.0f}"] for name, run in found.items()]))
+    if found := kept.get("gram"):
+        parts.append(table(
+            ["network, k (n = 512)", "`gram`, s", "paper, s", "ratio"],
+            [[called(name), f"{median(run['gram_s']):.2f}", f"{median(run['paper_s']):.0f}", f"{run['ratio']:.0f}"]
+             for name, run in found.items()]))
+    if found := kept.get("error"):
+        parts.append(table(
+            ["network, k", "way", "leading half", "all", "estimate / true: least", "median"],
+            [[called(name), way, f"{run['leading_half']:.0e}", f"{run['all']:.0e}",
+              *([f"{run['estimate_over_true']['least']:.1f}", f"{run['estimate_over_true']['median']:.1f}"]
+                if "estimate_over_true" in run and run["all"] > 1e-12 else ["–", "–"])]
+             for name, runs in found.items() for way, run in runs.items() if way != "environment"]))
+    if found := kept.get("transform"):
+        parts.append(table(
+            ["network, k", "`transform`, ms an image", "gradient alone, ms", "ratio"],
+            [[called(name), f"{median(run['transform_ms']):.3f}", f"{median(run['gradients_ms']):.3f}",
+              f"{run['ratio']:.2f}"] for name, run in found.items()]))
+    if found := kept.get("peers"):
+        parts.append(table(
+            ["network-n, k = 32", "by", "seconds", "eigenvalue error: leading half", "all"],
+            [[called(name), peer, f"{median(run['seconds'][peer]):.2f}", f"{error['leading_half']:.0e}",
+              f"{error['all']:.0e}"] for name, run in found.items() for peer, error in run["error"].items()]))
+    if found := kept.get("auto"):
+        parts.append(table(
+            ["network-k-n", "`auto` took", "quickest", "`auto` / quickest"],
+            [[called(name), "/".join(sorted(set(run["taken"]))), run["best"], f"{run['ratio']:.2f}"]
+             for name, run in found.items()]))
+    if found := kept.get("growth"):
+        run = found["dcgan-small-32"]
+        rounds = len(next(iter(run["runs"].values())))
+        parts.append(table(
+            ["n", *(f"{n:,}" for n in run["examples"])],
+            [[f"seconds, `stream` (runs: {rounds})", *(f"{value:.1f}" for value in run["seconds"])],
+             ["peak memory, MB", *(f"{value / 1e6:.0f}" for value in run["peak_bytes"])]])
+            + f"\nSlope of the log-log fit {run['slope']:.3f}; peak memory beyond the n x k outputs grows by "
+              f"{100 * run['growth_beyond_outputs']:.1f} %.\n")
+    return "\n".join(parts)
+
+
+def median(values: Iterable[float]) -> float:
+    return statistics.median(values)
+
+
+def called(name: str) -> str:
+    network = max((known for known in NAMES if name.startswith(known)), key=len)
+    return f"{NAMES[network]}, {name[len(network) + 1:]}"
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)) + "\n"
+
+
+def main() -> None:
+    text = README.read_text(encoding="utf-8")
+    made = MARKS.sub(lambda match: f"{match[1]}\n{tables(json.loads(RESULTS.read_text()))}\n{match[2]}", text)
+    if "--check" in sys.argv[1:]:
+        sys.exit(made != text and "README.md is older than tests/benchmarks/results/core.json; run "
+                                  "python -m tests.benchmarks.tables")
+    README.write_text(made, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
