@@ -50,16 +50,35 @@ class Scores:
         self.dtype = jnp.result_type(*jax.tree.leaves(params))
         self.key = jax.random.key(0) if key is None else key
         self._whitened = jax.jit(functools.partial(_whitened, log_density))
+        self._image = jax.jit(functools.partial(_image, log_density))
         self._zero, self._one = jnp.zeros(self.size, self.dtype), jnp.ones(self.size, self.dtype)
 
-    def __call__(self, block: Any) -> Float[Array, "b p"]:
+    def __call__(self, block: Any, start: int = 0) -> Float[Array, "b p"]:
         """The scores themselves."""
-        return self.whitened(block, self._zero, self._one)
+        return self.whitened(block, self._zero, self._one, start)
 
-    def whitened(self, block: Any, mean: Float[Array, " p"], weight: Float[Array, " p"]) -> Float[Array, "b p"]:
-        """weight * (g(x) - mean), element-wise."""
-        rows = len(block)
-        return self._whitened(self.params, _padded(jnp.asarray(block)), self.key, mean, weight)[:rows]
+    def whitened(
+        self, block: Any, mean: Float[Array, " p"], weight: Float[Array, " p"], start: int = 0
+    ) -> Float[Array, "b p"]:
+        """weight * (g(x) - mean), element-wise. ScoreError naming the first example (`start` is the block's first
+        row) whose score is not finite."""
+        count = len(block)
+        rows, sums = self._whitened(self.params, _padded(jnp.asarray(block)), self.key, mean, weight)
+        if not np.isfinite(np.asarray(sums)).all():
+            check_finite(np.asarray(rows[:count]), start)
+        return rows[:count]
+
+    def image(
+        self, block: Any, mean: Float[Array, " p"], weight: Float[Array, " p"], right: Float[Array, "p k"],
+        start: int = 0,
+    ) -> Float[Array, "b k"]:
+        """`whitened` times `right`, each row used while it is in cache and never kept: as good as the gradient's
+        price."""
+        count = len(block)
+        image = self._image(self.params, _padded(jnp.asarray(block)), self.key, mean, weight, right)[:count]
+        if not np.isfinite(np.asarray(image)).all():
+            self.whitened(block, mean, weight, start)
+        return image
 
     @functools.cached_property
     def in_float64(self) -> Scores:
@@ -71,7 +90,6 @@ class Scores:
         """Score the first `rows` examples twice: ScoreError unless they agree bit for bit and are finite."""
         block = examples[0 : min(rows, examples.shape[0])]
         first, second = np.asarray(self(block)), np.asarray(self(block))
-        check_finite(first, start=0)
         if not np.array_equal(first, second):
             worst = float(np.max(np.abs(first - second)))
             raise ScoreError(f"two passes over the same examples differ by up to {worst:.3g}: the model is not "
@@ -95,11 +113,28 @@ def check_finite(scores: Float[np.ndarray, "b p"], start: int) -> None:
                          f"look at that example and at the model's weights")
 
 
-def _whitened(
+def _rows(
     log_density: LogDensity, params: PyTree, block: Array, key: Array, mean: Array, weight: Array
 ) -> Float[Array, "b p"]:
-    def rows(part: Array) -> Array:
-        gradients = jax.vmap(jax.grad(log_density), in_axes=(None, 0, None))(params, part, key)
-        return (flatten_batch(gradients) - mean[None, :]) * weight[None, :]
+    gradients = jax.vmap(jax.grad(log_density), in_axes=(None, 0, None))(params, block, key)
+    return (flatten_batch(gradients) - mean[None, :]) * weight[None, :]
 
-    return map_in_cache(rows, block)
+
+def _whitened(
+    log_density: LogDensity, params: PyTree, block: Array, key: Array, mean: Array, weight: Array
+) -> tuple[Float[Array, "b p"], Float[Array, " b"]]:
+    """The rows, and each one's sum: not finite where an entry is not (a product, since XLA's sums are slow on CPU)."""
+    def part(examples: Array) -> tuple[Array, Array]:
+        rows = _rows(log_density, params, examples, key, mean, weight)
+        return rows, rows @ jnp.ones_like(mean)
+
+    return map_in_cache(part, block)
+
+
+def _image(
+    log_density: LogDensity, params: PyTree, block: Array, key: Array, mean: Array, weight: Array, right: Array
+) -> Float[Array, "b k"]:
+    def part(examples: Array) -> Array:
+        return jnp.matmul(_rows(log_density, params, examples, key, mean, weight), right, precision="highest")
+
+    return map_in_cache(part, block)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from nfk.checkpoint import Checkpoint, Forgetful
-from nfk.fisher.scores import Examples, Scores, check_finite
+from nfk.fisher.scores import Examples, Scores
 from nfk.linalg.rows import Progress, silent
 
 
@@ -91,8 +91,7 @@ def fisher_statistics(
         moments = Moments(first, kept["mean"], kept["deviations"])
     for start in range(first, total, block):
         stop = min(total, start + block)
-        rows = np.asarray(scores(samples[start:stop]))
-        check_finite(rows, start)
+        rows = np.asarray(scores(samples[start:stop], start))
         new = block_moments(rows)
         moments = new if moments is None else moments.merge(new)
         progress(stop, total, "scores")

@@ -11,12 +11,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
-from nfk.fisher.scores import Examples, ScoreError, Scores, check_finite
+from nfk.fisher.scores import Examples, ScoreError, Scores
 from nfk.fisher.statistics import FisherStatistics
 from nfk.linalg.rows import block_bounds
 
+_RUNS = 8
 _ROUNDING = 1e-2
 """Above this part of their norm, rows in two precisions differ by more than rounding."""
 
@@ -38,7 +39,7 @@ class FisherVectors:
         self.shape = (examples.shape[0], scores.size)
         self.block_rows = block_rows
         self.scores, self._examples = scores, examples
-        self._statistics, self._damping = statistics, damping
+        self.statistics, self._damping = statistics, damping
         self.mean = jnp.asarray(statistics.mean_score, scores.dtype)
         self.weight = jnp.asarray(statistics.weight(damping), scores.dtype)
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="nfk-read")
@@ -47,31 +48,38 @@ class FisherVectors:
     def block(self, index: int) -> Float[Array, "b p"]:
         """Rows of block `index`. Raises ScoreError naming the first example whose score is not finite."""
         start, _ = block_bounds(self, index)
-        rows = self.scores.whitened(self._read(index), self.mean, self.weight)
-        if not bool(jnp.isfinite(jnp.sum(jnp.abs(rows)))):
-            check_finite(np.asarray(rows), start)
-        return rows
+        return self.scores.whitened(self._read(index), self.mean, self.weight, start)
+
+    def image(self, index: int, right: Float[Array, "p r"]) -> Float[Array, "b r"]:
+        """Those rows times `right`; the rows are not kept."""
+        start, _ = block_bounds(self, index)
+        return self.scores.image(self._read(index), self.mean, self.weight, right, start)
 
     def examples(self, index: int) -> Any:
         """The examples of block `index`."""
         return self._slice(index)
 
-    def leading64(self, count: int) -> Float[np.ndarray, "b p"]:
-        """The leading `count` rows in float64, from gradients in float64.
+    def sample64(self, count: int) -> tuple[Float[np.ndarray, "b p"], Int[np.ndarray, " b"]]:
+        """About `count` rows, evenly spread in a few runs, in float64 from gradients in float64; and which they are.
 
         Where the model cannot be evaluated in float64, or is another function there (noise drawn in the default
         precision: the rows differ by more than 1 %), the rows of `block` as they are.
         """
-        block = np.asarray(self.scores.whitened(self._examples[0:count], self.mean, self.weight), np.float64)
+        runs = min(_RUNS, count)
+        each = count // runs
+        starts = np.linspace(0, self.shape[0] - each, runs).astype(int)
+        which = np.concatenate([np.arange(start, start + each) for start in starts])
+        examples = np.concatenate([np.asarray(self._examples[start : start + each]) for start in starts.tolist()])
+        block = np.asarray(self.scores.whitened(examples, self.mean, self.weight), np.float64)
         try:
             with jax.enable_x64(True):
-                gradients = np.array(self.scores.in_float64(_float64(self._examples[0:count])))
+                gradients = np.array(self.scores.in_float64(_float64(examples)))
         except TypeError:  # the model mixes in arrays or constants of one precision
-            return block
-        gradients -= self._statistics.mean_score[None, :]
-        gradients *= self._statistics.weight(self._damping)[None, :]
+            return block, which
+        gradients -= self.statistics.mean_score[None, :]
+        gradients *= self.statistics.weight(self._damping)[None, :]
         same = np.linalg.norm(gradients - block) <= _ROUNDING * np.linalg.norm(gradients)
-        return gradients if same else block
+        return gradients if same else block, which
 
     def _read(self, index: int) -> Any:
         """The examples of block `index`, most often already read; then start on the block after it."""

@@ -6,7 +6,7 @@ same matrix, and every sum run in the same order, so that a resumed pass ends on
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -34,8 +34,18 @@ class RowBlocks(Protocol):
     def block(self, index: int) -> Float[Array, "b p"]:
         """Rows of block `index`; the same bits at each call."""
 
+    def image(self, index: int, right: Float[Array, "p r"]) -> Float[Array, "b r"]:
+        """Those rows times `right`; where rows are computed, they need not be kept for it."""
 
-class DenseRows:
+
+class KeptRows:
+    """The image of rows that are in memory."""
+
+    def image(self, index: int, right: Float[Array, "p r"]) -> Float[Array, "b r"]:
+        return _image(self.block(index), right)
+
+
+class DenseRows(KeptRows):
     """A matrix that is in memory, seen by blocks of rows."""
 
     def __init__(self, matrix: Float[np.ndarray, "n p"] | Float[Array, "n p"], block_rows: int = 256) -> None:
@@ -48,18 +58,20 @@ class DenseRows:
         return jnp.asarray(self._matrix[start:stop])
 
 
-class StoredRows:
-    """Any rows, kept after they were first computed: n p floats, for passes that cost only their products."""
+class StoredRows(KeptRows):
+    """Any rows, or those of some blocks (in ascending order, no other than the last one short), kept after they were
+    first computed: a float for each number, for passes that cost only their products."""
 
-    def __init__(self, rows: RowBlocks) -> None:
-        self.shape = rows.shape
+    def __init__(self, rows: RowBlocks, blocks: Sequence[int] | None = None) -> None:
+        self._rows, self._blocks = rows, range(block_count(rows)) if blocks is None else blocks
+        bounds = [block_bounds(rows, index) for index in self._blocks]
+        self.shape = (sum(stop - start for start, stop in bounds), rows.shape[1])
         self.block_rows = rows.block_rows
-        self._rows = rows
         self._kept: dict[int, Float[Array, "b p"]] = {}
 
     def block(self, index: int) -> Float[Array, "b p"]:
         if index not in self._kept:
-            self._kept[index] = self._rows.block(index)
+            self._kept[index] = self._rows.block(self._blocks[index])
         return self._kept[index]
 
 
@@ -140,7 +152,7 @@ def image_pass(
         image[: len(kept["rows"])] = kept["rows"]
     for index in range(first, block_count(rows)):
         start, stop = block_bounds(rows, index)
-        image[start:stop] = _image(rows.block(index), right)
+        image[start:stop] = rows.image(index, right)
         progress(stop, rows.shape[0], label)
         if checkpoint.due():
             checkpoint.save("image", {"blocks": np.array([index + 1]), "rows": image[:stop]})
