@@ -5,11 +5,16 @@ blocks before it. After P passes the best rank-k approximation from the span of 
 eigenvalues of [Y_1 ... Y_P]^T [Y_1 ... Y_P], a small matrix, in float64. Where subspace iteration keeps only
 the last block, all of them are used here: the same accuracy in about half the passes (Musco and Musco,
 NeurIPS 2015).
+
+Q_1 is no blind guess where there are rows enough: it holds the right singular directions of a sample of them, which a
+small Gram matrix gives for a fraction of a pass and which save a whole one, beside random directions for what the
+sample may not show.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from typing import NamedTuple
 
@@ -20,10 +25,13 @@ from jaxtyping import Array, Float, Key
 
 from nfk.checkpoint import Forgetful, RowCheckpoint, RowFile
 from nfk.linalg.factors import Factors, RankError, numerical_rank, with_positive_peaks
+from nfk.linalg.gram import gram_svd
 from nfk.linalg.orthonormal import orthonormalise, product64, project_out
-from nfk.linalg.rows import Pass, Progress, RowBlocks, fused_pass, silent
+from nfk.linalg.rows import Progress, RowBlocks, StoredRows, block_count, fused_pass, silent
 
 _ROWS = 1 << 12
+_SAMPLE, _RANDOM = 8, 8
+"""Rows sampled for each column of Q_1 (at most an eighth of them all), and columns left to chance"""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -50,10 +58,11 @@ def block_krylov(
 
     Stops before `passes` once the residual of every kept mode is at most `tolerance`.
 
-    Cost: at most `passes` passes over the data of 4 n p l flops each, l = rank + oversampling, and about
-    4 p (passes * l)^2 flops to orthogonalise. Memory: the basis, passes * p * l, and U, n k, beside one block; Y,
-    passes * n * l numbers, goes to files. Returns fewer than `rank` modes where V has no more. Raises RankError if
-    rank exceeds min(n, p) or V is zero, Interrupted for Ctrl-C once a pass is whole.
+    Cost: at most `passes` passes over the data of 4 n p l flops each, l = rank + oversampling, about
+    6 p (passes * l)^2 flops to orthogonalise, and for Q_1 the rows of at most n / 8 examples. Memory: the basis,
+    (passes + 3) p l, and U, n k, beside one block; Y, passes * n * l numbers, goes to files. Returns fewer than `rank`
+    modes where V has no more. Raises RankError if rank exceeds min(n, p) or V is zero, Interrupted for Ctrl-C once a
+    pass is whole.
     """
     n, p = rows.shape
     if not 1 <= rank <= min(n, p):
@@ -62,15 +71,14 @@ def block_krylov(
         raise RankError(f"passes={passes} is below 1; raise it")
     checkpoint = Forgetful() if checkpoint is None else checkpoint
     width = min(rank + oversampling, n, p)
-    start = jax.random.normal(key, (p, width), dtype)
-    basis = [orthonormalise(start, [], noise=0.0, most=width)]
+    basis = [_start(rows, width, passes, key, dtype, checkpoint, progress)]
     images: list[RowFile] = []
     gram, squared_norm = np.zeros((0, 0)), 0.0
     missed: list[Float[np.ndarray, "_ _"]] = []
     found: list[_Modes] = []
     for number in range(1, passes + 1):
         try:
-            step, left = _pass(rows, basis, number, passes, key, checkpoint, progress)
+            step, left = _pass(rows, basis[-1], number, passes, checkpoint, progress)
         except KeyboardInterrupt as stop:
             if not found:
                 raise
@@ -78,30 +86,38 @@ def block_krylov(
         squared_norm = float(step["squared_norm"][0])
         images.append(left)
         gram = _bordered(gram, images, n)
-        found.append(_rayleigh_ritz(gram, [*missed, step["outside"]], rank, float(np.finfo(dtype).eps), max(n, p)))
+        image = jnp.asarray(step["right"])
+        outside = project_out(project_out(image, basis), basis)  # what the span so far misses of Z
+        found.append(_rayleigh_ritz(gram, [*missed, product64(outside, outside)], rank, float(np.finfo(dtype).eps),
+                                    max(n, p)))
         enough = len(found[-1].squares) == rank and bool(np.all(found[-1].residuals <= tolerance))
-        if enough or number == passes or step["next"].shape[1] == 0:
+        if enough or number == passes:
             break
-        missed.append(step["defect"])
-        basis.append(jnp.asarray(step["next"]))
+        following = _next_block(image, outside, basis, jax.random.fold_in(key, number))
+        if following.shape[1] == 0:
+            break
+        defect = project_out(outside, [following])  # what even Q_{j+1} misses: round-off
+        missed.append(product64(defect, defect))
+        basis.append(following)
     return _factors(rows, images, basis, found, squared_norm)
 
 
 def _pass(
-    rows: RowBlocks, basis: list[Float[Array, "p _"]], number: int, passes: int, key: Key[Array, ""],
-    checkpoint: RowCheckpoint, progress: Progress,
+    rows: RowBlocks, block: Float[Array, "p r"], number: int, passes: int, checkpoint: RowCheckpoint,
+    progress: Progress,
 ) -> tuple[dict[str, np.ndarray], RowFile]:
-    """Pass `number`, made or found whole: what `_next_block` gives, and Y_j."""
+    """Pass `number`, made or found whole: Z_j and ||V||_F^2, and Y_j."""
     step, name = checkpoint.load(f"krylov-{number}"), f"krylov-pass-{number}"
     if step is not None:
-        left = checkpoint.rows(name, basis[-1].shape[1], basis[-1].dtype)
+        left = checkpoint.rows(name, block.shape[1], block.dtype)
         if left.checksum(rows.shape[0]) == int(step["crc"][0]):
             return step, left
-    done = fused_pass(rows, basis[-1], checkpoint=checkpoint, name=name,
+    done = fused_pass(rows, block, checkpoint=checkpoint, name=name,
                       label=f"pass {number} of at most {passes}", progress=progress)
-    step = _next_block(done, basis, jax.random.fold_in(key, number))
     done.left.sync()
-    checkpoint.save(f"krylov-{number}", step | {"crc": np.array([done.left.checksum(rows.shape[0])])})
+    step = {"right": np.asarray(done.right), "squared_norm": np.array([done.squared_norm]),
+            "crc": np.array([done.left.checksum(rows.shape[0])])}
+    checkpoint.save(f"krylov-{number}", step)
     return step, done.left
 
 
@@ -118,18 +134,40 @@ def _factors(
                    _truncation(found))
 
 
-def _next_block(
-    done: Pass, basis: list[Float[Array, "p _"]], key: Key[Array, ""]
-) -> dict[str, np.ndarray]:
-    """Y_j, the block that follows Q_j, and the Gram matrices that the residuals need.
+def sample_rows(n: int, width: int, passes: int, block_rows: int) -> int:
+    """How many rows, in whole blocks, Q_1 is learnt from: 8 for each of its columns and at most an eighth of all; none
+    where that is less than two a column. No more are held than what follows holds in columns."""
+    sampled = min(n // 8, min(_SAMPLE, passes + 3) * width) // block_rows * block_rows
+    return sampled if width > _RANDOM and sampled >= 2 * width else 0
 
-    outside: of (I - [Q_1 ... Q_j][...]^T) Z_j, what the span so far misses.
-    defect: of what even Q_{j+1} misses: round-off.
-    """
-    outside = project_out(project_out(done.right, basis), basis)
+
+def _start(
+    rows: RowBlocks, width: int, passes: int, key: Key[Array, ""], dtype: np.dtype | type, checkpoint: RowCheckpoint,
+    progress: Progress,
+) -> Float[Array, "p l"]:
+    """Q_1: right singular directions of `sample_rows` of the rows, in blocks evenly spread, and random ones."""
+    if (kept := checkpoint.load("krylov-start")) is not None:
+        return jnp.asarray(kept["start"])
+    n, p = rows.shape
+    known = jnp.zeros((p, 0), dtype)
+    if (sampled := sample_rows(n, width, passes, rows.block_rows)) > 0:
+        spread = np.linspace(0, block_count(rows) - 1, sampled // rows.block_rows).astype(int)
+        with suppress(RankError):  # the sample's rows are all zero
+            known = gram_svd(StoredRows(rows, spread.tolist()), rank=width - _RANDOM, progress=progress).right
+    chance = jax.random.normal(key, (p, width - known.shape[1]), dtype)
+    chance = orthonormalise(project_out(chance, [known]), [known], noise=0.0, most=width)
+    start = jnp.concatenate([known, chance], axis=1)
+    if known.shape[1]:
+        checkpoint.save("krylov-start", {"start": np.asarray(start)})
+    return start
+
+
+def _next_block(
+    image: Float[Array, "p r"], outside: Float[Array, "p r"], basis: list[Float[Array, "p _"]], key: Key[Array, ""]
+) -> Float[Array, "p t"]:
+    """Q_{j+1}, orthonormal against [Q_1 ... Q_j], from Z_j and the part of it outside their span."""
     # each column of Z carries absolute errors of some eps times the longest
-    longest = float(np.sqrt(np.max(np.diag(product64(done.right, done.right)))))
-    noise = 4 * float(jnp.finfo(done.right.dtype).eps) * longest
+    noise = 4 * float(jnp.finfo(image.dtype).eps) * float(jnp.max(jnp.linalg.norm(image, axis=0)))
     room = min(basis[0].shape[1], basis[0].shape[0] - sum(part.shape[1] for part in basis))
     following = orthonormalise(outside, basis, noise=noise, most=room)
     if (lost := room - following.shape[1]) > 0:
@@ -138,9 +176,7 @@ def _next_block(
         fresh = project_out(jax.random.normal(key, (basis[0].shape[0], lost), following.dtype), [*basis, following])
         fresh = orthonormalise(fresh, [*basis, following], noise=0.0, most=lost)
         following = jnp.concatenate([following, fresh], axis=1)
-    defect = project_out(outside, [following])
-    return {"next": np.asarray(following), "outside": product64(outside, outside),
-            "defect": product64(defect, defect), "squared_norm": np.array([done.squared_norm])}
+    return following
 
 
 class _Modes(NamedTuple):

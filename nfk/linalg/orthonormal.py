@@ -8,13 +8,20 @@ twice, it is orthonormal to round-off (as CholeskyQR2 is).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-_ROWS, _COLUMNS = 1 << 14, 1 << 12
+_ROWS, _COLUMNS, _LONG = 1 << 12, 1 << 12, 1 << 18
+
+
+def pieces(p: int) -> int:
+    """In how many pieces `inner` sums p columns."""
+    return -(-p // _COLUMNS)
 
 
 def product64(a: Float[Array, "p i"], b: Float[Array, "p j"]) -> Float[np.ndarray, "i j"]:
@@ -24,37 +31,54 @@ def product64(a: Float[Array, "p i"], b: Float[Array, "p j"]) -> Float[np.ndarra
     products are summed in float32; here they are good down to the columns' own round-off.
     """
     total = np.zeros((a.shape[1], b.shape[1]))
-    with jax.enable_x64(True):
-        for start in range(0, a.shape[0], _ROWS):
-            total += np.asarray(_product64(a[start : start + _ROWS], b[start : start + _ROWS]))
-    return total
-
-
-def inner64(a: Float[Array, "b p"], b: Float[Array, "c p"]) -> Float[np.ndarray, "b c"]:
-    """A B^T in float64 as `product64`, for rows instead of columns: no transposed copy.
-
-    On a CPU by BLAS, which is twice as quick there as XLA in float64, on pieces converted in buffers that stay in
-    cache: to convert whole blocks took longer than to multiply them.
-    """
-    total = np.zeros((a.shape[0], b.shape[0]))
     if jax.default_backend() == "cpu":
-        sides = [np.asarray(rows) for rows in ((a,) if a is b else (a, b))]  # of one array with itself half the work
-        buffers = [np.empty((len(rows), _COLUMNS)) for rows in sides]
-        for start in range(0, a.shape[1], _COLUMNS):
-            pieces = [buffer[:, : a.shape[1] - start] for buffer in buffers]
-            for piece, rows in zip(pieces, sides, strict=True):
-                np.copyto(piece, rows[:, start : start + _COLUMNS])
-            total += pieces[0] @ pieces[-1].T
+        sides = [np.asarray(columns) for columns in ((a,) if a is b else (a, b))]
+        for start in range(0, a.shape[0], _ROWS):
+            pieces = [columns[start : start + _ROWS].astype(np.float64) for columns in sides]
+            total += pieces[0].T @ pieces[-1]  # of one array with itself half the work
         return total
     with jax.enable_x64(True):
-        for start in range(0, a.shape[1], _ROWS):
-            total += np.asarray(_inner64(a[:, start : start + _ROWS], b[:, start : start + _ROWS]))
+        for start in range(0, a.shape[0], _LONG):
+            total += np.asarray(_product64(a[start : start + _LONG], b[start : start + _LONG]))
     return total
 
 
-@jax.jit
-def _inner64(a: Float[Array, "b p"], b: Float[Array, "c p"]) -> Float[Array, "b c"]:
-    return jnp.matmul(a.astype(jnp.float64), b.astype(jnp.float64).T)
+def inner(a: Float[Array, "b p"], b: Float[Array, "c p"], *, double: bool = True) -> Float[np.ndarray, "b c"]:
+    """A B^T, for rows instead of columns: no transposed copy. 2 b c p flops, half of it where A is B.
+
+    In float64 as `product64`; or, not `double`, products of 4,096 columns at a time in the rows' precision, summed in
+    float64: twice as quick for float32, each entry's error then some eps |a| |b| / sqrt(p / 4096).
+
+    On a CPU by BLAS, which is twice as quick there as XLA in float64, on pieces that stay in cache.
+    """
+    if jax.default_backend() != "cpu":
+        with jax.enable_x64(True):
+            return np.asarray(_inner(a, b, jnp.float64 if double else a.dtype))
+    total = np.zeros((a.shape[0], b.shape[0]))
+    sides = [np.asarray(rows) for rows in ((a,) if a is b else (a, b))]
+    convert = double and a.dtype != np.float64
+    buffers = [np.empty((len(rows), _COLUMNS)) for rows in sides] if convert else []
+    for start in range(0, a.shape[1], _COLUMNS):
+        pieces = [rows[:, start : start + _COLUMNS] for rows in sides]
+        for index, buffer in enumerate(buffers):
+            np.copyto(buffer[:, : pieces[index].shape[1]], pieces[index])
+            pieces[index] = buffer[:, : pieces[index].shape[1]]
+        total += pieces[0] @ pieces[-1].T
+    return total
+
+
+@partial(jax.jit, static_argnums=2)
+def _inner(a: Float[Array, "b p"], b: Float[Array, "c p"], dtype: Any) -> Float[Array, "b c"]:
+    def product(left: Array, right: Array) -> Array:
+        return jnp.matmul(left.astype(dtype), right.astype(dtype).T, precision="highest").astype(jnp.float64)
+
+    def add(piece: Array, total: Array) -> Array:
+        left, right = (jax.lax.dynamic_slice_in_dim(rows, piece * _COLUMNS, _COLUMNS, axis=1) for rows in (a, b))
+        return total + product(left, right)
+
+    whole = a.shape[1] // _COLUMNS
+    rest = product(a[:, whole * _COLUMNS :], b[:, whole * _COLUMNS :])
+    return jax.lax.fori_loop(0, whole, add, rest)
 
 
 @jax.jit
@@ -63,11 +87,23 @@ def _product64(a: Float[Array, "p i"], b: Float[Array, "p j"]) -> Float[Array, "
 
 
 def project_out(block: Float[Array, "p r"], basis: Sequence[Float[Array, "p _"]]) -> Float[Array, "p r"]:
-    """(I - Q Q^T) R for orthonormal Q = [Q_1 Q_2 ...]: 4 p q r flops."""
+    """(I - Q Q^T) R for orthonormal Q = [Q_1 Q_2 ...], to R's round-off: 4 p q r flops in its precision."""
     for part in basis:
-        inside = jnp.asarray(product64(part, block), block.dtype)
-        block = block - jnp.matmul(part, inside, precision="highest")
+        inside = np.zeros((part.shape[1], block.shape[1]))
+        for start in range(0, len(part), _LONG):
+            inside += np.asarray(_product(part[start : start + _LONG], block[start : start + _LONG]))
+        block = _less(block, part, jnp.asarray(inside, block.dtype))
     return block
+
+
+@jax.jit
+def _product(a: Float[Array, "p i"], b: Float[Array, "p j"]) -> Float[Array, "i j"]:
+    return jnp.matmul(a.T, b, precision="highest")
+
+
+@jax.jit
+def _less(block: Float[Array, "p r"], part: Float[Array, "p q"], inside: Float[Array, "q r"]) -> Float[Array, "p r"]:
+    return block - jnp.matmul(part, inside, precision="highest")
 
 
 def orthonormalise(

@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nfk.linalg import gram, krylov
 from nfk.linalg.cogram import cogram_svd
 from nfk.linalg.factors import RankError, with_rounding
 from nfk.linalg.gram import gram_matrix, gram_svd
-from nfk.linalg.krylov import Interrupted, block_krylov
-from nfk.linalg.orthonormal import inner64
+from nfk.linalg.krylov import Interrupted, block_krylov, sample_rows
+from nfk.linalg.orthonormal import inner, pieces
 from nfk.linalg.rows import DenseRows
 from nfk.linalg.subspace import subspace_iteration, subspace_svd
 from tests.linalg.prescribed import SPECTRA, matrix, true_residuals
@@ -167,11 +168,47 @@ class TestSubspaceIteration:
 def test_estimated_eigenvalue_errors_tell_the_truth(name, seed, passes):
     values = matrix(SPECTRA[name](120), N, P, seed)
     truth = np.linalg.svd(values.astype(np.float64), compute_uv=False)[:RANK] ** 2
-    factors = with_rounding(decompose("krylov", values, passes=passes), values[:128].astype(np.float64))
+    factors = with_rounding(decompose("krylov", values, passes=passes), values[:128].astype(np.float64), np.arange(128))
     true = np.abs(factors.singular_values**2 / truth - 1)
     assert np.all(factors.errors > true / 10)
     meaningful = true > 1e-6  # below, rounding may cancel by chance
     assert np.all(factors.errors[meaningful] < 10 * true[meaningful])
+
+
+class TestStartFromASample:
+    """Of many rows, Q_1 is learnt from some."""
+
+    def found(self, values, passes, monkeypatch, sample=True):
+        if not sample:
+            monkeypatch.setattr(krylov, "sample_rows", lambda *_: 0)
+        return decompose("krylov", values, rank=8, oversampling=8, passes=passes, block_rows=32)
+
+    @pytest.mark.parametrize("seed", [0, 1, 2])
+    def test_it_comes_nearer_in_as_many_passes(self, seed, monkeypatch):
+        values = matrix(SPECTRA["slow decay"](120), 2400, 300, seed)
+        truth = np.linalg.svd(values.astype(np.float64), compute_uv=False)[:8]
+        error = np.abs(self.found(values, 3, monkeypatch).singular_values / truth - 1)
+        blind = np.abs(self.found(values, 3, monkeypatch, sample=False).singular_values / truth - 1)
+        assert np.max(error) < 0.3 * np.max(blind)
+
+    def test_a_mode_that_no_sampled_row_shows_is_found(self, monkeypatch):
+        values = matrix(SPECTRA["fast decay"](120), 2400, 300, 0)
+        values[700] = 100 * np.random.default_rng(1).standard_normal(300)  # in block 21 of 75, which is not sampled
+        truth = np.linalg.svd(values.astype(np.float64), compute_uv=False)[:8]
+        assert self.found(values, 5, monkeypatch).singular_values == pytest.approx(truth, rel=1e-5)
+
+    def test_rows_sampled(self):
+        assert sample_rows(2400, 16, 5, 64) == 128  # 8 a column
+        assert sample_rows(2400, 16, 3, 32) == 96  # 6 a column: the memory of as many columns
+        assert sample_rows(10**6, 144, 10, 256) == 1024
+        assert sample_rows(400, 16, 10, 64) == 0
+        assert sample_rows(2400, 8, 10, 64) == 0
+
+    def test_zero_rows_teach_nothing(self, monkeypatch):
+        values = matrix(SPECTRA["fast decay"](120), 2400, 300, 0)
+        values[np.setdiff1d(np.arange(2400), np.arange(700, 1100))] = 0
+        truth = np.linalg.svd(values.astype(np.float64), compute_uv=False)[:8]
+        assert self.found(values, 5, monkeypatch).singular_values == pytest.approx(truth, rel=1e-4)
 
 
 def test_krylov_interrupted_gives_what_the_whole_passes_gave():
@@ -234,13 +271,41 @@ def test_separated_subspaces_agree():
     assert missed < 1e-6
 
 
+def test_few_modes_take_products_in_the_rows_precision_unless_they_drown_in_its_rounding(monkeypatch):
+    asked = []
+
+    def noted(a, b, *, double):
+        asked.append(double)
+        return inner(a, b, double=double)
+
+    monkeypatch.setattr(gram, "inner", noted)
+    n, rank = 160, 4
+    clear = matrix(SPECTRA["fast decay"](120), n, P, 0)
+    drowned = matrix(np.r_[1e4, np.ones(119)], n, P, 0)
+    for values, expected in ((clear, {False}), (drowned, {False, True})):
+        asked.clear()
+        factors = gram.gram_svd(DenseRows(values, 64), rank=rank)
+        truth = np.linalg.svd(values.astype(np.float64), compute_uv=False)[:rank] ** 2
+        assert set(asked) == expected
+        true = np.abs(factors.singular_values**2 / truth - 1)
+        assert np.all(true < 1e-6)
+    asked.clear()
+    gram.gram_svd(DenseRows(clear, 64), rank=rank, resident_rows=64)
+    assert set(asked) == {True}  # rows that must be computed again for a second try
+
+
 @pytest.mark.parametrize("p", [3, 4096, 10_000])
-def test_inner_products_are_those_of_float64(p):
+def test_inner_products_are_exact_to_the_rows_precision(p):
     rng = np.random.default_rng(0)
     a, b = (jnp.asarray(rng.standard_normal((rows, p)), jnp.float32) for rows in (5, 7))
     exact_a, exact_b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-    assert inner64(a, b) == pytest.approx(exact_a @ exact_b.T, rel=1e-12, abs=1e-11)
-    assert inner64(a, a) == pytest.approx(exact_a @ exact_a.T, rel=1e-12, abs=1e-11)
+    bound = np.finfo(np.float32).eps / np.sqrt(pieces(p))
+    for left, right in ((a, b), (a, a)):
+        lengths = [np.linalg.norm(rows, axis=1) for rows in (left, right)]
+        error = inner(left, right, double=False) - np.asarray(left, np.float64) @ np.asarray(right, np.float64).T
+        assert np.max(np.abs(error) / np.outer(*lengths)) < bound
+    assert inner(a, b) == pytest.approx(exact_a @ exact_b.T, rel=1e-12, abs=1e-11)
+    assert inner(a, a) == pytest.approx(exact_a @ exact_a.T, rel=1e-12, abs=1e-11)
 
 
 @pytest.mark.parametrize("resident", [1, 64, 128, 200, 10_000])
