@@ -28,20 +28,23 @@ from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.cogram import cogram_svd
 from nfk.linalg.factors import Factors, with_rounding
 from nfk.linalg.gram import gram_svd
-from nfk.linalg.krylov import block_krylov
-from nfk.linalg.orthonormal import inner64
-from nfk.linalg.rows import Progress, RowBlocks, StoredRows, fused_pass, silent
+from nfk.linalg.krylov import block_krylov, sample_rows
+from nfk.linalg.orthonormal import inner
+from nfk.linalg.rows import KeptRows, Progress, RowBlocks, StoredRows, fused_pass, silent
 from nfk.linalg.subspace import subspace_svd
 
 Strategy = Literal["explicit", "gram", "cogram", "stored", "stream", "jvp"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 LIKELY_PASSES = 6
-"""Passes after which block Krylov mostly meets its tolerance; bytes are counted for the most it may take."""
+"""Passes after which block Krylov mostly meets its tolerance, one less where it starts from a sample; bytes are counted
+for the most it may take."""
 PAPER_POWER_ITERATIONS, PAPER_OVERSAMPLING = 10, 10
 """The paper's Algorithm 4, which `jvp` is"""
 _DENSE_EIGEN, _LANCZOS = 9, 20
 """n^3 flops of a symmetric eigenproblem by LAPACK; products with the matrix a wanted vector takes by ARPACK, each as
 slow as 20 of a product's flops for the memory it reads"""
+_DOUBLE = 2
+"""Times that a product in float64 takes longer"""
 
 
 class MemoryBudgetError(ValueError):
@@ -55,12 +58,12 @@ class Machine(NamedTuple):
     """one Fisher vector, in a batch of block size"""
     flops: float
     """flop/s of the products of a fused pass"""
-    flops64: float
-    """flop/s of products summed in float64"""
+    inner_flops: float
+    """flop/s of the products of a Gram matrix; in float64 half of that"""
 
 
-_AGAINST_GRAM = Machine(0.0, 1e12, 1e12 / 4)
-"""The least favourable to the Gram matrix: gradients for nothing, float64 at a quarter of float32's rate"""
+_AGAINST_GRAM = Machine(0.0, 1e12, 1e12 / 3)
+"""The least favourable to the Gram matrix: gradients for nothing, its products at a third of the others' rate"""
 
 
 class Plan(NamedTuple):
@@ -76,13 +79,13 @@ class Plan(NamedTuple):
 
 
 def probe_machine(vectors: RowBlocks, rank: int) -> Machine:
-    """Time one block's gradients, one fused product and one float64 product, each compiled first."""
+    """Time one block's gradients, one fused product and one of a Gram matrix, each compiled first."""
     block = vectors.block(0)
     gradient = _seconds(lambda: vectors.block(0)) / block.shape[0]
     one = _OneBlock(block)
     basis = jnp.zeros((vectors.shape[1], rank), block.dtype)
     return Machine(gradient, 4 * block.size * rank / _seconds(lambda: fused_pass(one, basis).right),
-                   2 * block.size * block.shape[0] / _seconds(lambda: inner64(block, block)))
+                   block.size * block.shape[0] / _seconds(lambda: inner(block, block)))
 
 
 def _seconds(work: Callable[[], Any]) -> float:
@@ -93,7 +96,7 @@ def _seconds(work: Callable[[], Any]) -> float:
     return time.perf_counter() - started
 
 
-class _OneBlock:
+class _OneBlock(KeptRows):
     def __init__(self, block: Array) -> None:
         self.shape = (block.shape[0], block.shape[1])
         self.block_rows = block.shape[0]
@@ -111,28 +114,30 @@ def plans(
     n, p = shape
     width = min(rank + oversampling, n, p)
     matrix, working = n * p * itemsize, 4 * min(block_rows, n) * p * itemsize
-    likely, jacobians = min(passes, LIKELY_PASSES), 2 * (PAPER_POWER_ITERATIONS + 1) * (rank + PAPER_OVERSAMPLING)
-    krylov_flops, krylov_flops64 = likely * 4 * n * p * width, 4 * p * (likely * width) ** 2
+    products, inner = 1 / machine.flops, 1 / machine.inner_flops
+    gradients, jacobians = n * machine.gradient_seconds, 2 * (PAPER_POWER_ITERATIONS + 1) * (rank + PAPER_OVERSAMPLING)
+    sampled = sample_rows(n, width, passes, block_rows)
+    likely = min(passes, LIKELY_PASSES - (sampled > 0))
+    krylov_flops = likely * 4 * n * p * width + 6 * p * (likely * width) ** 2
     krylov_bytes = working + (passes + 3) * p * width * itemsize + n * rank * itemsize
-    gram_flops, gram_flops64 = 2 * n * p * rank, n**2 * p + _DENSE_EIGEN * n**3
+    krylov_seconds = krylov_flops * products + (sampled**2 * p + _DOUBLE * _DENSE_EIGEN * sampled**3) * inner
+    gram_flops, gram_flops64 = n**2 * p + 2 * n * p * rank, _DENSE_EIGEN * n**3
+    gram_seconds = 2 * n * p * rank * products + (n**2 * p + _DOUBLE * gram_flops64) * inner
     gram_bytes = working + 2 * p * rank * itemsize + 3 * 8 * n**2
     resident = resident_rows(shape, rank=rank, block_rows=block_rows, memory_bytes=memory_bytes,
                              itemsize=itemsize)
     visits = n / (2 * resident) + 1.5 if resident < n else 0
-    gram_seconds = gram_flops / machine.flops + gram_flops64 / machine.flops64
-    krylov_seconds = krylov_flops / machine.flops + krylov_flops64 / machine.flops64
-    gram, krylov = gram_flops + gram_flops64, krylov_flops + krylov_flops64
     cogram_flops64 = n * p**2 + (_DENSE_EIGEN * p**3 if p <= 1000 else _LANCZOS * rank * p**2)
-    cogram_seconds = (2 * n * p * rank) / machine.flops + cogram_flops64 / machine.flops64
-    gradients = n * machine.gradient_seconds
+    cogram_seconds = 2 * n * p * rank * products + _DOUBLE * cogram_flops64 * inner
     return sorted([
-        Plan("explicit", 1, gram, gram_bytes + matrix, gradients + gram_seconds),
-        Plan("gram", visits + 1, gram, gram_bytes + min(resident, n) * p * itemsize,
+        Plan("explicit", 1, gram_flops + gram_flops64, gram_bytes + matrix, gradients + gram_seconds),
+        Plan("gram", visits + 1, gram_flops + gram_flops64, gram_bytes + min(resident, n) * p * itemsize,
              (visits + 1) * gradients + gram_seconds),
         Plan("cogram", 2, 2 * n * p * rank + cogram_flops64, working + 8 * p**2 * (3 if p <= 1000 else 1),
              2 * gradients + cogram_seconds),
-        Plan("stored", 1, krylov, krylov_bytes + matrix, gradients + krylov_seconds),
-        Plan("stream", likely, krylov, krylov_bytes, likely * gradients + krylov_seconds),
+        Plan("stored", 1, krylov_flops, krylov_bytes + matrix, gradients + krylov_seconds),
+        Plan("stream", likely + sampled / n, krylov_flops, krylov_bytes,
+             (likely + sampled / n) * gradients + krylov_seconds),
         Plan("jvp", jacobians, 0.0, working * width + 4 * (n + p) * width * itemsize, jacobians * gradients),
     ], key=lambda plan: plan.seconds)
 
@@ -220,7 +225,7 @@ def decompose(
         factors = block_krylov(rows, rank=rank, key=key, oversampling=oversampling, passes=passes,
                                tolerance=tolerance, dtype=vectors.scores.dtype, checkpoint=checkpoint,
                                progress=progress)
-    return with_rounding(factors, vectors.leading64(_sample(vectors)))
+    return with_rounding(factors, *vectors.sample64(_sample(vectors)))
 
 
 def _sample(vectors: FisherVectors) -> int:

@@ -117,8 +117,19 @@ def test_a_model_that_is_another_function_in_float64_is_judged_in_its_own_precis
 
     scores, x = Scores(noisy, weights(0)), images(40)
     vectors = FisherVectors(scores, x, fisher_statistics(scores, x), block_rows=16)
-    assert np.array_equal(vectors.leading64(16), np.asarray(vectors.block(0), np.float64))
-    assert not np.array_equal(fisher_vectors().leading64(32), np.asarray(fisher_vectors().block(0), np.float64))
+    rows, which = vectors.sample64(16)
+    assert which.tolist() == [0, 1, 5, 6, 10, 11, 16, 17, 21, 22, 27, 28, 32, 33, 38, 39][:len(which)]
+    assert np.array_equal(rows, whole(vectors)[which].astype(np.float64))
+
+
+def test_sampled_rows_are_those_of_float64_and_spread(exact):
+    rows, which = fisher_vectors().sample64(30)
+    assert which[0] == 0
+    assert which[-1] == N - 1
+    assert len(set(which.tolist())) == len(which) == 24  # eight runs of three
+    in_float64 = fisher_vectors()  # its statistics are those of float32
+    assert rows == pytest.approx(exact[which], rel=1e-3, abs=1e-4)
+    assert np.max(np.abs(rows - whole(in_float64)[which])) > 0
 
 
 @pytest.mark.parametrize("strategy", [name for name in strategies.STRATEGIES if name != "jvp"])
