@@ -33,7 +33,7 @@ from nfk.fisher.scores import Scores
 from nfk.fisher.statistics import fisher_statistics
 from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.krylov import block_krylov
-from nfk.linalg.rows import StoredRows, block_count, image_pass
+from nfk.linalg.rows import block_count, image_pass
 from nfk.linalg.subspace import subspace_iteration
 from nfk.models import convolution
 from tests.benchmarks import networks
@@ -48,14 +48,42 @@ KEY = jax.random.key(0)
 # --- what is measured on ---
 
 
-def fisher_vectors(name: str, n: int, block: int, dtype: type = np.float32) -> FisherVectors:
+def fisher_vectors(name: str, n: int, block: int) -> FisherVectors:
     """The network's Fisher vectors of n images, centred and whitened by 512 images of their own kind."""
     net = networks.network(name)
-    params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), dtype), net.params)
-    scores = Scores(net.log_density, params, KEY)
-    images = networks.images(name, n + SAMPLES).astype(dtype)
+    scores = Scores(net.log_density, net.params, KEY)
+    images = networks.images(name, n + SAMPLES)
     found = fisher_statistics(scores, images[n:], block=min(block, 64 if scores.size > 10**6 else 256))
     return FisherVectors(scores, images[:n], found, damping=DAMPING, block_rows=block)
+
+
+def in_float64(vectors: FisherVectors) -> FisherVectors:
+    """The same matrix, centred and whitened by the same statistics, from gradients in float64; under x64."""
+    images = np.concatenate([np.asarray(vectors.examples(index)) for index in range(block_count(vectors))])
+    return FisherVectors(vectors.scores.in_float64, images.astype(np.float64), vectors.statistics, damping=DAMPING,
+                         block_rows=vectors.block_rows)
+
+
+def whole(vectors: FisherVectors) -> np.ndarray:
+    return np.concatenate([np.asarray(vectors.block(index)) for index in range(block_count(vectors))])
+
+
+KINK = 1e-4
+"""Rows in two precisions that differ by more of their norm differ by more than rounding: some unit of the network is so
+near its kink that round-off decides the side, and the gradient is another."""
+
+
+def off_kinks(name: str, n: int, block: int) -> tuple[FisherVectors, np.ndarray, int]:
+    """The Fisher vectors of n images at which the network is differentiable to float32's precision, their rows in
+    float64, and how many images were passed over."""
+    vectors = fisher_vectors(name, n + n // 20, block)
+    with jax.enable_x64(True):
+        rows = whole(in_float64(vectors))
+    apart = np.linalg.norm(rows - whole(vectors), axis=1) / np.linalg.norm(rows, axis=1)
+    kept = np.flatnonzero(apart < KINK)[:n]
+    images = networks.images(name, n + n // 20)[kept]
+    chosen = FisherVectors(vectors.scores, images, vectors.statistics, damping=DAMPING, block_rows=block)
+    return chosen, rows[kept], int(np.sum(apart[: kept[-1]] >= KINK))
 
 
 def interleaved(runs: dict[str, Callable[[], Any]], rounds: int = 3, warm: bool = True) -> dict[str, list[float]]:
@@ -215,14 +243,12 @@ def error(only: str | None = None) -> None:
                               ("wrn-16-1", 512, 32, 128)):
         if only and only != f"{name}-{k}":
             continue
-        with jax.enable_x64(True):
-            exact = fisher_vectors(name, n, block, np.float64)
-            rows = np.concatenate([np.asarray(exact.block(index)) for index in range(block_count(exact))])
-            truth = np.linalg.eigvalsh(rows @ rows.T)[::-1][:k]
-            gram64 = strategies.decompose(exact, "gram", rank=k, key=KEY)
+        vectors, rows, passed = off_kinks(name, n, block)
+        truth = np.linalg.eigvalsh(rows @ rows.T)[::-1][:k]
         del rows
-        vectors = fisher_vectors(name, n, block)
-        found: dict[str, Any] = {"gram, float64": described(gram64, truth)}
+        with jax.enable_x64(True):
+            gram64 = strategies.decompose(in_float64(vectors), "gram", rank=k, key=KEY)
+        found: dict[str, Any] = {"images at a kink, passed over": passed, "gram, float64": described(gram64, truth)}
         for passes, oversampling in ((4, 16), (5, 16), (6, 16), (4, k // 2 if k > 64 else k), (3, 128)):
             factors = strategies.decompose(vectors, "stream", rank=k, key=KEY, passes=passes,
                                            oversampling=oversampling)
@@ -309,32 +335,24 @@ def peers(only: str | None = None) -> None:
 
     k = 32
     for name, n in (("lenet5", 512), ("lenet5", 2048), ("dcgan-small", 512), ("dcgan-small", 2048)):
-        vectors = fisher_vectors(name, n, 256)
-        with jax.enable_x64(True):
-            exact = fisher_vectors(name, n, 256, np.float64)
-            rows = np.concatenate([np.asarray(exact.block(index)) for index in range(block_count(exact))])
+        vectors, rows, _ = off_kinks(name, n, 256)
         truth = np.linalg.eigvalsh(rows @ rows.T)[::-1][:k]
         del rows
         values: dict[str, np.ndarray] = {}
 
-        def whole(vectors: Any = vectors) -> np.ndarray:
-            return np.concatenate([np.asarray(vectors.block(index)) for index in range(block_count(vectors))])
-
-        def gram_and_truncated_svd(values: Any = values, whole: Any = whole) -> None:
-            v = whole()
+        def gram_and_truncated_svd(values: Any = values, vectors: Any = vectors) -> None:
+            v = whole(vectors)
             found = TruncatedSVD(k, random_state=0, n_iter=10).fit(v @ v.T)
             values["gram + TruncatedSVD"] = found.singular_values_
 
         def scipy_svds(values: Any = values, vectors: Any = vectors) -> None:
-            held = StoredRows(vectors)
-            matrix = np.concatenate([np.asarray(held.block(index)) for index in range(block_count(held))])
             values["scipy svds, V stored"] = scipy.sparse.linalg.svds(
-                matrix, k, return_singular_vectors="u", random_state=0)[1][::-1] ** 2
+                whole(vectors), k, return_singular_vectors="u", random_state=0)[1][::-1] ** 2
 
-        def matfree_bidiag(values: Any = values, whole: Any = whole) -> None:
+        def matfree_bidiag(values: Any = values, vectors: Any = vectors) -> None:
             from matfree import decomp
 
-            matrix = jnp.asarray(whole())
+            matrix = jnp.asarray(whole(vectors))
             bidiagonal = decomp.bidiag(80, materialize=True)
             start = jax.random.normal(KEY, (matrix.shape[1],))
             found = jax.jit(lambda x: bidiagonal(lambda u: matrix @ u, x / jnp.linalg.norm(x)))(start)
