@@ -1,9 +1,9 @@
 """Truncated SVD of V through its n x n Gram matrix K = V V^T, exact: the paper's Algorithm 1.
 
 With V kept in memory this is the baseline (`explicit`); with V recomputed by pairs of row groups it is the
-method of choice for small n (`gram`). K is summed in float64, so that its error is that of the rows; for few modes
-of many rows, all held, its products are tried in the rows' precision first, which is twice as quick, and kept where
-the modes found stand clear of that rounding.
+method of choice for small n (`gram`). K is summed in float64, so that its error is that of the rows. Where all rows
+are held its products are tried in the rows' precision first, which is several times as quick, and kept if the modes
+found stand clear of that rounding.
 """
 
 from __future__ import annotations
@@ -16,9 +16,6 @@ from jaxtyping import Array, Float
 from nfk.linalg.factors import Factors, RankError, numerical_rank, with_positive_peaks
 from nfk.linalg.orthonormal import inner, pieces, product64
 from nfk.linalg.rows import Progress, RowBlocks, adjoint_pass, block_bounds, block_count, silent
-
-_FEW = 16
-"""Rows for each mode wanted from which on K is tried in the rows' precision"""
 
 
 def gram_matrix(
@@ -62,14 +59,13 @@ def gram_svd(
         raise RankError(f"rank={rank} is not in 1..min(n, p)={min(n, p)}; lower it (svd.rank)")
     dtype = rows.block(0).dtype
     eps, passes = float(jnp.finfo(dtype).eps), 0
-    tries = (False, True) if _FEW * rank <= n and resident_rows is None and dtype != jnp.float64 else (True,)
-    for double in tries:
+    for double in (False, True) if resident_rows is None and dtype != jnp.float64 else (True,):
         gram, made = gram_matrix(rows, resident_rows=resident_rows, double=double, progress=progress)
         lengths, passes = np.diag(gram).copy(), passes + made
         squares, vectors = scipy.linalg.eigh(gram, subset_by_index=(n - rank, n - 1), overwrite_a=True)
         squares, vectors = squares[::-1], vectors[:, ::-1]
-        # entries of K in error by independent e_xz of size eps |V_x| |V_z| / sqrt(pieces) move s_i^2 by u_i^T e u_i
-        unit = float(np.finfo(np.float64 if double else dtype).eps) / np.sqrt(pieces(p))
+        # entries of K in error by independent e_xz of 2 eps |V_x| |V_z| / sqrt(pieces) move s_i^2 by u_i^T e u_i
+        unit = 2 * float(np.finfo(np.float64 if double else dtype).eps) / np.sqrt(pieces(p))
         moved = unit * (lengths @ vectors**2)
         if np.all(moved <= eps * squares):
             break

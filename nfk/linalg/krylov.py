@@ -136,9 +136,9 @@ def _factors(
 
 def sample_rows(n: int, width: int, passes: int, block_rows: int) -> int:
     """How many rows, in whole blocks, Q_1 is learnt from: 8 for each of its columns and at most an eighth of all; none
-    where that is less than two a column. No more are held than what follows holds in columns."""
+    where that is less than one a column. No more are held than what follows holds in columns."""
     sampled = min(n // 8, min(_SAMPLE, passes + 3) * width) // block_rows * block_rows
-    return sampled if width > _RANDOM and sampled >= 2 * width else 0
+    return sampled if width > _RANDOM and sampled >= width else 0
 
 
 def _start(

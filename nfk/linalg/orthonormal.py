@@ -16,12 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-_ROWS, _COLUMNS, _LONG = 1 << 12, 1 << 12, 1 << 18
+_ROWS, _BUFFER, _PIECE, _LONG = 1 << 12, 1 << 12, 1 << 10, 1 << 18
 
 
 def pieces(p: int) -> int:
     """In how many pieces `inner` sums p columns."""
-    return -(-p // _COLUMNS)
+    return -(-p // _PIECE)
 
 
 def product64(a: Float[Array, "p i"], b: Float[Array, "p j"]) -> Float[np.ndarray, "i j"]:
@@ -44,26 +44,24 @@ def product64(a: Float[Array, "p i"], b: Float[Array, "p j"]) -> Float[np.ndarra
 
 
 def inner(a: Float[Array, "b p"], b: Float[Array, "c p"], *, double: bool = True) -> Float[np.ndarray, "b c"]:
-    """A B^T, for rows instead of columns: no transposed copy. 2 b c p flops, half of it where A is B.
+    """A B^T, for rows instead of columns: no transposed copy. 2 b c p flops.
 
-    In float64 as `product64`; or, not `double`, products of 4,096 columns at a time in the rows' precision, summed in
-    float64: twice as quick for float32, each entry's error then some eps |a| |b| / sqrt(p / 4096).
-
-    On a CPU by BLAS, which is twice as quick there as XLA in float64, on pieces that stay in cache.
+    In float64 as `product64`; or, not `double`, products of 1,024 columns at a time in the rows' precision, summed in
+    float64: several times as quick for float32, each entry's error then some 2 eps |a| |b| / sqrt(p / 1024) at most.
     """
-    if jax.default_backend() != "cpu":
+    if not double or jax.default_backend() != "cpu" or a.dtype == jnp.float64:
         with jax.enable_x64(True):
             return np.asarray(_inner(a, b, jnp.float64 if double else a.dtype))
+    # by BLAS, twice as quick as XLA in float64 on a CPU, on pieces converted in buffers that stay in cache: to convert
+    # whole blocks took longer than to multiply them
     total = np.zeros((a.shape[0], b.shape[0]))
-    sides = [np.asarray(rows) for rows in ((a,) if a is b else (a, b))]
-    convert = double and a.dtype != np.float64
-    buffers = [np.empty((len(rows), _COLUMNS)) for rows in sides] if convert else []
-    for start in range(0, a.shape[1], _COLUMNS):
-        pieces = [rows[:, start : start + _COLUMNS] for rows in sides]
-        for index, buffer in enumerate(buffers):
-            np.copyto(buffer[:, : pieces[index].shape[1]], pieces[index])
-            pieces[index] = buffer[:, : pieces[index].shape[1]]
-        total += pieces[0] @ pieces[-1].T
+    sides = [np.asarray(rows) for rows in ((a,) if a is b else (a, b))]  # of one array with itself half the work
+    buffers = [np.empty((len(rows), _BUFFER)) for rows in sides]
+    for start in range(0, a.shape[1], _BUFFER):
+        parts = [buffer[:, : a.shape[1] - start] for buffer in buffers]
+        for part, rows in zip(parts, sides, strict=True):
+            np.copyto(part, rows[:, start : start + _BUFFER])
+        total += parts[0] @ parts[-1].T
     return total
 
 
@@ -73,12 +71,12 @@ def _inner(a: Float[Array, "b p"], b: Float[Array, "c p"], dtype: Any) -> Float[
         return jnp.matmul(left.astype(dtype), right.astype(dtype).T, precision="highest").astype(jnp.float64)
 
     def add(piece: Array, total: Array) -> Array:
-        left, right = (jax.lax.dynamic_slice_in_dim(rows, piece * _COLUMNS, _COLUMNS, axis=1) for rows in (a, b))
+        left, right = (jax.lax.dynamic_slice_in_dim(rows, piece * _PIECE, _PIECE, axis=1) for rows in (a, b))
         return total + product(left, right)
 
-    whole = a.shape[1] // _COLUMNS
-    rest = product(a[:, whole * _COLUMNS :], b[:, whole * _COLUMNS :])
-    return jax.lax.fori_loop(0, whole, add, rest)
+    whole = a.shape[1] // _PIECE
+    rest = product(a[:, whole * _PIECE :], b[:, whole * _PIECE :])
+    return jax.lax.fori_loop(0, whole, add, rest) if whole else rest
 
 
 @jax.jit
