@@ -104,7 +104,7 @@ def test_ctrl_c_keeps_what_whole_passes_gave():
     assert np.array_equal(stopped.transform(images(5, 2)), whole.transform(images(5, 2)))
 
 
-def test_fit_and_transform_compile_the_scores_once():
+def test_fit_and_transform_compile_once_each():
     traced = []
 
     def counted(params, x, key):
@@ -112,9 +112,10 @@ def test_fit_and_transform_compile_the_scores_once():
         return log_density(params, x, key)
 
     fitted = NeuralFisherKernel(counted, weights(0), rank=4, block=16, strategy="stream").fit(images(64))
-    before = len(traced)
     fitted.transform(images(16, 3))
+    before = len(traced)
     fitted.transform(images(32, 4))
+    fitted.fit(images(64, 5)).transform(images(16, 6))
     assert len(traced) == before
     assert "_compiled" not in fitted.__getstate__()
 

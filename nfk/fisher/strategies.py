@@ -26,6 +26,7 @@ from nfk.checkpoint import RowCheckpoint
 from nfk.fisher.products import JacobianProducts
 from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.cogram import cogram_svd
+from nfk.linalg.eigen import dense
 from nfk.linalg.factors import Factors, with_rounding
 from nfk.linalg.gram import gram_svd
 from nfk.linalg.krylov import block_krylov, sample_rows
@@ -40,9 +41,9 @@ LIKELY_PASSES = 6
 for the most it may take."""
 PAPER_POWER_ITERATIONS, PAPER_OVERSAMPLING = 10, 10
 """The paper's Algorithm 4, which `jvp` is"""
-_DENSE_EIGEN, _LANCZOS = 9, 20
-"""n^3 flops of a symmetric eigenproblem by LAPACK; products with the matrix a wanted vector takes by ARPACK, each as
-slow as 20 of a product's flops for the memory it reads"""
+_DENSE_EIGEN, _LANCZOS = 9, 20 * 20
+"""Flops of a symmetric eigenproblem by LAPACK, for each n^3; and by ARPACK, for each n^2 and wanted vector: 20 products
+with the matrix, each as slow as 20 for the memory it reads"""
 _DOUBLE = 2
 """Times that a product in float64 takes longer"""
 
@@ -120,26 +121,30 @@ def plans(
     likely = min(passes, LIKELY_PASSES - (sampled > 0))
     krylov_flops = likely * 4 * n * p * width + 6 * p * (likely * width) ** 2
     krylov_bytes = working + (passes + 3) * p * width * itemsize + n * rank * itemsize
-    krylov_seconds = krylov_flops * products + (sampled**2 * p + _DOUBLE * _DENSE_EIGEN * sampled**3) * inner
-    gram_flops, gram_flops64 = n**2 * p + 2 * n * p * rank, _DENSE_EIGEN * n**3
+    krylov_seconds = krylov_flops * products + (sampled**2 * p + _DOUBLE * _eigen_flops(sampled, width)) * inner
+    gram_flops, gram_flops64 = n**2 * p + 2 * n * p * rank, _eigen_flops(n, rank)
     gram_seconds = 2 * n * p * rank * products + (n**2 * p + _DOUBLE * gram_flops64) * inner
     gram_bytes = working + 2 * p * rank * itemsize + 3 * 8 * n**2
     resident = resident_rows(shape, rank=rank, block_rows=block_rows, memory_bytes=memory_bytes,
                              itemsize=itemsize)
     visits = n / (2 * resident) + 1.5 if resident < n else 0
-    cogram_flops64 = n * p**2 + (_DENSE_EIGEN * p**3 if p <= 1000 else _LANCZOS * rank * p**2)
+    cogram_flops64 = n * p**2 + _eigen_flops(p, rank)
     cogram_seconds = 2 * n * p * rank * products + _DOUBLE * cogram_flops64 * inner
     return sorted([
         Plan("explicit", 1, gram_flops + gram_flops64, gram_bytes + matrix, gradients + gram_seconds),
         Plan("gram", visits + 1, gram_flops + gram_flops64, gram_bytes + min(resident, n) * p * itemsize,
              (visits + 1) * gradients + gram_seconds),
-        Plan("cogram", 2, 2 * n * p * rank + cogram_flops64, working + 8 * p**2 * (3 if p <= 1000 else 1),
+        Plan("cogram", 2, 2 * n * p * rank + cogram_flops64, working + 8 * p**2 * (3 if dense(p, rank) else 1),
              2 * gradients + cogram_seconds),
         Plan("stored", 1, krylov_flops, krylov_bytes + matrix, gradients + krylov_seconds),
         Plan("stream", likely + sampled / n, krylov_flops, krylov_bytes,
              (likely + sampled / n) * gradients + krylov_seconds),
         Plan("jvp", jacobians, 0.0, working * width + 4 * (n + p) * width * itemsize, jacobians * gradients),
     ], key=lambda plan: plan.seconds)
+
+
+def _eigen_flops(size: int, rank: int) -> float:
+    return float(_DENSE_EIGEN * size**3 if dense(size, rank) else _LANCZOS * rank * size**2)
 
 
 def resident_rows(

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import jax.numpy as jnp
 import numpy as np
-import scipy.linalg
 from jaxtyping import Array, Float
 
+from nfk.linalg.eigen import leading_eigenpairs
 from nfk.linalg.factors import Factors, RankError, numerical_rank, with_positive_peaks
 from nfk.linalg.orthonormal import inner, pieces, product64
 from nfk.linalg.rows import Progress, RowBlocks, adjoint_pass, block_bounds, block_count, silent
@@ -51,7 +51,7 @@ def gram_svd(
 ) -> Factors:
     """The leading `rank` modes of V from the eigenvectors of K: K = U diag(s^2) U^T, W = V^T U diag(1 / s).
 
-    Cost: that of `gram_matrix`, one more pass with 2 n p k flops, and n^3 for the eigenvectors. Returns fewer
+    Cost: that of `gram_matrix`, one more pass with 2 n p k flops, and the eigenvectors'. Returns fewer
     than `rank` modes where V has no more. Raises RankError if rank exceeds min(n, p) or V is zero.
     """
     n, p = rows.shape
@@ -61,9 +61,8 @@ def gram_svd(
     eps, passes = float(jnp.finfo(dtype).eps), 0
     for double in (False, True) if resident_rows is None and dtype != jnp.float64 else (True,):
         gram, made = gram_matrix(rows, resident_rows=resident_rows, double=double, progress=progress)
-        lengths, passes = np.diag(gram).copy(), passes + made
-        squares, vectors = scipy.linalg.eigh(gram, subset_by_index=(n - rank, n - 1), overwrite_a=True)
-        squares, vectors = squares[::-1], vectors[:, ::-1]
+        lengths, passes = np.diag(gram), passes + made
+        squares, vectors = leading_eigenpairs(gram, rank)
         # entries of K in error by independent e_xz of 2 eps |V_x| |V_z| / sqrt(pieces) move s_i^2 by u_i^T e u_i
         unit = 2 * float(np.finfo(np.float64 if double else dtype).eps) / np.sqrt(pieces(p))
         moved = unit * (lengths @ vectors**2)

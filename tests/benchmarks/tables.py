@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tests.benchmarks.core import RESULTS
+from tests.benchmarks.core import RESULTS, quicker
 
 README = Path(__file__).parents[2] / "README.md"
 MARKS = re.compile(r"(<!-- core: made by tests/benchmarks/tables.py -->\n).*?(<!-- /core -->)", re.DOTALL)
@@ -26,23 +26,27 @@ def tables(kept: dict[str, Any]) -> str:
     parts = []
     if found := kept.get("speed"):
         parts.append(table(
-            ["network, k", "parameters", "passes, oversampling", "`stream`, ms an example", "paper, ms", "ratio",
-             "ratio, plain convolutions"],
-            [[f"{called(name)}", f"{run['parameters']:,}", f"{run['passes']}, {run['oversampling']}",
-              f"{median(run['stream_ms']):.2f}", f"{median(run['paper_ms']):.0f}", f"{run['ratio']:.0f}",
-              f"{run['ratio_on_plain_convolutions']:.0f}"] for name, run in found.items()]))
+            ["network, k", "parameters", "n", "passes, oversampling", "`stream`, ms an example", "paper, ms", "ratio"],
+            [[f"{called(name)}", f"{run['parameters']:,}", f"{run['examples']:,}",
+              f"{run['passes']}, {run['oversampling']}", f"{median(run['stream_ms']):.2f}",
+              f"{quicker(run['paper_ms'], run['paper_on_plain_convolutions_ms']):,.0f}", f"{run['ratio']:.0f}"]
+             for name, run in found.items()]))
     if found := kept.get("gram"):
         parts.append(table(
             ["network, k (n = 512)", "`gram`, s", "paper, s", "ratio"],
-            [[called(name), f"{median(run['gram_s']):.2f}", f"{median(run['paper_s']):.0f}", f"{run['ratio']:.0f}"]
+            [[called(name), f"{median(run['gram_s']):.2f}",
+              f"{quicker(run['paper_s'], run['paper_on_plain_convolutions_s']):.1f}", f"{run['ratio']:.0f}"]
              for name, run in found.items()]))
     if found := kept.get("error"):
         parts.append(table(
-            ["network, k", "way", "leading half", "all", "estimate / true: least", "median"],
+            ["network, k", "way", "leading half", "all", "modes worse than the paper's", "estimate / true: least",
+             "median"],
             [[called(name), way, f"{run['leading_half']:.0e}", f"{run['all']:.0e}",
+              str(run.get("modes_worse_than_paper", "–")),
               *([f"{run['estimate_over_true']['least']:.1f}", f"{run['estimate_over_true']['median']:.1f}"]
                 if "estimate_over_true" in run and run["all"] > 1e-12 else ["–", "–"])]
-             for name, runs in found.items() for way, run in runs.items() if way != "environment"]))
+             for name, runs in found.items() for way, run in runs.items()
+             if isinstance(run, dict) and "leading_half" in run]))
     if found := kept.get("transform"):
         parts.append(table(
             ["network, k", "`transform`, ms an image", "gradient alone, ms", "ratio"],
