@@ -7,6 +7,8 @@ import scipy.linalg
 from jaxtyping import Float
 from scipy.sparse.linalg import eigsh
 
+from nfk.linalg.blas import threads_for
+
 _SMALL, _LARGE = 1000, 4096
 
 
@@ -22,7 +24,8 @@ def leading_eigenpairs(
     """The `rank` largest eigenvalues, descending, and their vectors, to float64's round-off."""
     size = len(matrix)
     if dense(size, rank) or not matrix.any():
-        squares, vectors = scipy.linalg.eigh(matrix, subset_by_index=(size - rank, size - 1))
+        with threads_for(9 * size**3):
+            squares, vectors = scipy.linalg.eigh(matrix, subset_by_index=(size - rank, size - 1))
     else:  # a fixed start: equal matrices, equal bits
         squares, vectors = eigsh(matrix, rank, which="LA", v0=np.random.default_rng(0).standard_normal(size))
     order = np.argsort(squares)[::-1]

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from nfk.linalg.blas import threads_for
+
 _COLUMNS = 1 << 16
 
 
@@ -82,10 +84,11 @@ def with_rounding(factors: Factors, exact: Float[np.ndarray, "m p"], which: Int[
     n = len(factors.left)
     right = np.asarray(factors.right)
     image, lengths = np.zeros((len(exact), right.shape[1])), np.zeros(right.shape[1])
-    for start in range(0, len(right), _COLUMNS):
-        part = right[start : start + _COLUMNS].astype(np.float64)
-        image += exact[:, start : start + _COLUMNS] @ part
-        lengths += np.einsum("pk,pk->k", part, part)
+    with threads_for(2 * exact.size * right.shape[1]):
+        for start in range(0, len(right), _COLUMNS):
+            part = right[start : start + _COLUMNS].astype(np.float64)
+            image += exact[:, start : start + _COLUMNS] @ part
+            lengths += np.einsum("pk,pk->k", part, part)
     found = factors.left[which].astype(np.float64)
     moved = 2 * found * (image / np.sqrt(lengths)[None, :] / factors.singular_values[None, :] - found)
     variance = moved.var(axis=0, ddof=1) if len(moved) > 1 else np.zeros_like(lengths)

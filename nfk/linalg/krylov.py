@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from nfk.checkpoint import Forgetful, RowCheckpoint, RowFile
+from nfk.linalg.blas import threads_for
 from nfk.linalg.factors import Factors, RankError, numerical_rank, with_positive_peaks
 from nfk.linalg.gram import gram_svd
 from nfk.linalg.orthonormal import orthonormalise, product64, project_out
@@ -191,8 +192,9 @@ def _bordered(gram: Float[np.ndarray, "a a"], images: list[RowFile], n: int) -> 
     """Y^T Y in float64 for Y = [Y_1 Y_2 ...], given that of Y's leading columns."""
     old = len(gram)
     border = np.zeros((old + images[-1].columns, images[-1].columns))
-    for _, part in _by_rows(images, n):
-        border += part.T @ part[:, old:]
+    with threads_for(2 * n * border.size):
+        for _, part in _by_rows(images, n):
+            border += part.T @ part[:, old:]
     return np.block([[gram, border[:old]], [border[:old].T, border[old:]]])
 
 
@@ -213,7 +215,8 @@ def _rayleigh_ritz(
     <= sum_j sqrt(x_ji^T M_j x_ji) / s_i: the last block's part decides until it is down to round-off.
     Keeping u_i and w_i in V's precision costs about eps s_i more, which is added.
     """
-    squares, vectors = np.linalg.eigh(gram)
+    with threads_for(9 * len(gram) ** 3):
+        squares, vectors = np.linalg.eigh(gram)
     squares, vectors = squares[::-1], vectors[:, ::-1]
     count = min(rank, numerical_rank(squares, eps, size))
     squares, vectors = squares[:count], vectors[:, :count]
@@ -252,8 +255,9 @@ def _left(images: list[RowFile], n: int, modes: _Modes) -> Float[np.ndarray, "n 
     """U = Y X diag(1 / s), in float64 by groups of rows."""
     turn = modes.coordinates / np.sqrt(modes.squares)[None, :]
     left = np.empty((n, turn.shape[1]), images[0].dtype)
-    for start, part in _by_rows(images, n):
-        left[start : start + len(part)] = part @ turn
+    with threads_for(2 * n * turn.size):
+        for start, part in _by_rows(images, n):
+            left[start : start + len(part)] = part @ turn
     return left
 
 

@@ -16,6 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nfk.linalg.blas import threads_for
+
 _ROWS, _BUFFER, _PIECE, _LONG = 1 << 12, 1 << 12, 1 << 10, 1 << 18
 
 
@@ -33,9 +35,10 @@ def product64(a: Float[Array, "p i"], b: Float[Array, "p j"]) -> Float[np.ndarra
     total = np.zeros((a.shape[1], b.shape[1]))
     if jax.default_backend() == "cpu":
         sides = [np.asarray(columns) for columns in ((a,) if a is b else (a, b))]
-        for start in range(0, a.shape[0], _ROWS):
-            pieces = [columns[start : start + _ROWS].astype(np.float64) for columns in sides]
-            total += pieces[0].T @ pieces[-1]  # of one array with itself half the work
+        with threads_for(2 * a.shape[0] * total.size):
+            for start in range(0, a.shape[0], _ROWS):
+                parts = [columns[start : start + _ROWS].astype(np.float64) for columns in sides]
+                total += parts[0].T @ parts[-1]  # of one array with itself half the work
         return total
     with jax.enable_x64(True):
         for start in range(0, a.shape[0], _LONG):
@@ -57,11 +60,12 @@ def inner(a: Float[Array, "b p"], b: Float[Array, "c p"], *, double: bool = True
     total = np.zeros((a.shape[0], b.shape[0]))
     sides = [np.asarray(rows) for rows in ((a,) if a is b else (a, b))]  # of one array with itself half the work
     buffers = [np.empty((len(rows), _BUFFER)) for rows in sides]
-    for start in range(0, a.shape[1], _BUFFER):
-        parts = [buffer[:, : a.shape[1] - start] for buffer in buffers]
-        for part, rows in zip(parts, sides, strict=True):
-            np.copyto(part, rows[:, start : start + _BUFFER])
-        total += parts[0] @ parts[-1].T
+    with threads_for(2 * a.shape[1] * total.size):
+        for start in range(0, a.shape[1], _BUFFER):
+            parts = [buffer[:, : a.shape[1] - start] for buffer in buffers]
+            for part, rows in zip(parts, sides, strict=True):
+                np.copyto(part, rows[:, start : start + _BUFFER])
+            total += parts[0] @ parts[-1].T
     return total
 
 
@@ -117,7 +121,9 @@ def orthonormalise(
     for floor in (noise, 0.0):
         if floor == 0.0:
             block = project_out(block, against)
-        squares, vectors = np.linalg.eigh(product64(block, block))  # ascending
+        gram = product64(block, block)
+        with threads_for(9 * len(gram) ** 3):
+            squares, vectors = np.linalg.eigh(gram)  # ascending
         keep = np.flatnonzero(squares > floor**2)[-most:] if most else np.zeros(0, int)
         turn = vectors[:, keep] / np.sqrt(squares[keep])[None, :]
         block = jnp.matmul(block, jnp.asarray(turn, block.dtype), precision="highest")

@@ -413,9 +413,18 @@ def peers(only: str | None = None) -> None:
                              "all": float(np.abs(found / truth - 1).max())} for peer, found in values.items()}})
 
 
+def tangents(only: str | None = None) -> None:
+    """neural-tangents' kernel and a truncated SVD of it against `gram`, the library in an environment of its own."""
+    from tests.benchmarks import neural_tangents
+
+    for name, n in (("lenet5", 512), ("dcgan-small", 512), ("lenet5", 2048), ("dcgan-small", 2048)):
+        if only is None or only == f"{name}-{n}":
+            note("tangents", f"{name}-{n}", neural_tangents.measured(name, n, 32))
+
+
 SECTIONS: dict[str, Callable[[str | None], None]] = {
     "speed": speed, "gram": gram, "auto": auto, "transform": transform, "error": error, "growth": growth,
-    "peers": peers}
+    "peers": peers, "tangents": tangents}
 
 
 def main() -> None:

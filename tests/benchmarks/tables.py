@@ -57,6 +57,13 @@ def tables(kept: dict[str, Any]) -> str:
             ["network-n, k = 32", "by", "seconds", "eigenvalue error: leading half", "all"],
             [[called(name), peer, f"{median(run['seconds'][peer]):.2f}", f"{error['leading_half']:.0e}",
               f"{error['all']:.0e}"] for name, run in found.items() for peer, error in run["error"].items()]))
+    if found := kept.get("tangents"):
+        parts.append(table(
+            ["network, n; k = 32", "kernel", "`gram`, s", "neural-tangents' quickest, s", "mode", "ratio"],
+            [[called(name), kernel, f"{median(run[kernel]['gram_s']):.2f}",
+              f"{run[kernel]['peers'][run[kernel]['best']]['seconds']:.2f}",
+              run[kernel]["best"].replace("_", " "), f"{run[kernel]['ratio']:.2f}"]
+             for name, run in found.items() for kernel in ("whitened", "plain")]))
     if found := kept.get("auto"):
         parts.append(table(
             ["network-k-n", "`auto` took", "quickest", "`auto` / quickest"],
