@@ -41,11 +41,11 @@ LIKELY_PASSES = 6
 for the most it may take."""
 PAPER_POWER_ITERATIONS, PAPER_OVERSAMPLING = 10, 10
 """The paper's Algorithm 4, which `jvp` is"""
-_DENSE_EIGEN, _LANCZOS = 9, 20 * 20
-"""Flops of a symmetric eigenproblem by LAPACK, for each n^3; and by ARPACK, for each n^2 and wanted vector: 20 products
-with the matrix, each as slow as 20 for the memory it reads"""
-_DOUBLE = 2
-"""Times that a product in float64 takes longer"""
+_DENSE_EIGEN, _LANCZOS = 9, 100
+"""Flops of a symmetric eigenproblem by LAPACK, for each n^3; and by ARPACK, for each n^2 and wanted vector: some 10
+products with the matrix, each as slow as 5 for the memory it reads"""
+_DOUBLE = 4
+"""Times that a flop in float64 takes longer"""
 
 
 class MemoryBudgetError(ValueError):
@@ -63,8 +63,8 @@ class Machine(NamedTuple):
     """flop/s of the products of a Gram matrix; in float64 half of that"""
 
 
-_AGAINST_GRAM = Machine(0.0, 1e12, 1e12 / 3)
-"""The least favourable to the Gram matrix: gradients for nothing, its products at a third of the others' rate"""
+_AGAINST_GRAM = Machine(0.0, 1e12, 1e12 / 2)
+"""The least favourable to the Gram matrix: gradients for nothing, its products at half of the others' rate"""
 
 
 class Plan(NamedTuple):
@@ -86,7 +86,7 @@ def probe_machine(vectors: RowBlocks, rank: int) -> Machine:
     one = _OneBlock(block)
     basis = jnp.zeros((vectors.shape[1], rank), block.dtype)
     return Machine(gradient, 4 * block.size * rank / _seconds(lambda: fused_pass(one, basis).right),
-                   block.size * block.shape[0] / _seconds(lambda: inner(block, block)))
+                   2 * block.size * block.shape[0] / _seconds(lambda: inner(block, block, double=False)))
 
 
 def _seconds(work: Callable[[], Any]) -> float:
@@ -119,9 +119,10 @@ def plans(
     gradients, jacobians = n * machine.gradient_seconds, 2 * (PAPER_POWER_ITERATIONS + 1) * (rank + PAPER_OVERSAMPLING)
     sampled = sample_rows(n, width, passes, block_rows)
     likely = min(passes, LIKELY_PASSES - (sampled > 0))
-    krylov_flops = likely * 4 * n * p * width + 6 * p * (likely * width) ** 2
+    krylov_flops, krylov_flops64 = likely * 4 * n * p * width + 6 * p * (likely * width) ** 2, likely * 4 * p * width**2
     krylov_bytes = working + (passes + 3) * p * width * itemsize + n * rank * itemsize
-    krylov_seconds = krylov_flops * products + (sampled**2 * p + _DOUBLE * _eigen_flops(sampled, width)) * inner
+    krylov_flops64 += _eigen_flops(sampled, width)
+    krylov_seconds = krylov_flops * products + (sampled**2 * p + _DOUBLE * krylov_flops64) * inner
     gram_flops, gram_flops64 = n**2 * p + 2 * n * p * rank, _eigen_flops(n, rank)
     gram_seconds = 2 * n * p * rank * products + (n**2 * p + _DOUBLE * gram_flops64) * inner
     gram_bytes = working + 2 * p * rank * itemsize + 3 * 8 * n**2

@@ -33,7 +33,6 @@ from nfk.fisher.products import JacobianProducts
 from nfk.fisher.scores import Scores
 from nfk.fisher.statistics import fisher_statistics
 from nfk.fisher.vectors import FisherVectors
-from nfk.linalg.krylov import block_krylov
 from nfk.linalg.rows import block_count, image_pass
 from nfk.linalg.subspace import subspace_iteration
 from nfk.models import convolution
@@ -355,7 +354,8 @@ def one(n: int, folder: str) -> None:
     scores = Scores(net.log_density, net.params, KEY)
     found = fisher_statistics(scores, UnitImages(stored, GROWTH[-1], GROWTH[-1] + SAMPLES))
     vectors = FisherVectors(scores, UnitImages(stored, 0, n), found, damping=DAMPING)
-    block_krylov(FisherVectors(scores, UnitImages(stored, 0, 512), found, damping=DAMPING), rank=32, key=KEY, passes=2)
+    warm = FisherVectors(scores, UnitImages(stored, 0, min(n, 4096)), found, damping=DAMPING)
+    strategies.decompose(warm, "stream", rank=32, key=KEY, passes=PASSES)
     started = time.perf_counter()
     strategies.decompose(vectors, "stream", rank=32, key=KEY, passes=PASSES)
     print(json.dumps({"seconds": time.perf_counter() - started,
