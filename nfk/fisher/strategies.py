@@ -81,20 +81,20 @@ class Plan(NamedTuple):
 
 def probe_machine(vectors: RowBlocks, rank: int) -> Machine:
     """Time one block's gradients, one fused product and one of a Gram matrix, each compiled first."""
-    block = vectors.block(0)
-    gradient = _seconds(lambda: vectors.block(0)) / block.shape[0]
+    block, gradients = _timed(lambda: vectors.block(0))
     one = _OneBlock(block)
     basis = jnp.zeros((vectors.shape[1], rank), block.dtype)
-    return Machine(gradient, 4 * block.size * rank / _seconds(lambda: fused_pass(one, basis).right),
-                   2 * block.size * block.shape[0] / _seconds(lambda: inner(block, block, double=False)))
+    _, fused = _timed(lambda: fused_pass(one, basis).right)
+    _, gram = _timed(lambda: inner(block, block, double=False))
+    return Machine(gradients / block.shape[0], 4 * block.size * rank / fused, 2 * block.size * block.shape[0] / gram)
 
 
-def _seconds(work: Callable[[], Any]) -> float:
-    """Wall time of the second call: the first one compiles."""
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+    """What the second call gives, and its wall time: the first one compiles."""
     jax.block_until_ready(work())
     started = time.perf_counter()
-    jax.block_until_ready(work())
-    return time.perf_counter() - started
+    result = jax.block_until_ready(work())
+    return result, time.perf_counter() - started
 
 
 class _OneBlock(KeptRows):

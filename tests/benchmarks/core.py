@@ -320,11 +320,15 @@ def growth(only: str | None = None) -> None:
 
     runs: dict[int, list[dict[str, float]]] = {n: [] for n in GROWTH}
     with tempfile.TemporaryDirectory() as folder:
+        def measured(n: int) -> dict[str, float]:
+            output = subprocess.run([sys.executable, "-m", __spec__.name, "--one", str(n), folder], check=True,
+                                    stdout=subprocess.PIPE, text=True)
+            return json.loads(output.stdout.splitlines()[-1])
+
+        measured(GROWTH[0])  # the first process trains the network and stores the images: its memory is not the others'
         for _ in range(int(only or 3)):
             for n in GROWTH:
-                output = subprocess.run([sys.executable, "-m", __spec__.name, "--one", str(n), folder], check=True,
-                                        stdout=subprocess.PIPE, text=True)
-                runs[n].append(json.loads(output.stdout.splitlines()[-1]))
+                runs[n].append(measured(n))
     seconds = [statistics.median(run["seconds"] for run in runs[n]) for n in GROWTH]
     peaks = [statistics.median(run["peak_bytes"] for run in runs[n]) for n in GROWTH]
     slope = np.polyfit(np.log(GROWTH), np.log(seconds), 1)[0]
