@@ -158,8 +158,8 @@ def _start(
     chance = jax.random.normal(key, (p, width - known.shape[1]), dtype)
     chance = orthonormalise(project_out(chance, [known]), [known], noise=0.0, most=width)
     start = jnp.concatenate([known, chance], axis=1)
-    if known.shape[1]:
-        checkpoint.save("krylov-start", {"start": np.asarray(start)})
+    # kept whatever it is: with another limit on passes, later, another sample would be taken
+    checkpoint.save("krylov-start", {"start": np.asarray(start)})
     return start
 
 

@@ -18,6 +18,7 @@ from nfk.linalg.orthonormal import inner, pieces
 from nfk.linalg.rows import DenseRows
 from nfk.linalg.subspace import subspace_iteration, subspace_svd
 from tests.linalg.prescribed import SPECTRA, matrix, true_residuals
+from tests.linalg.test_rows import Memory
 
 N, P, RANK = 300, 500, 16
 EXACT = {"gram": gram_svd, "cogram": cogram_svd}
@@ -203,6 +204,32 @@ class TestStartFromASample:
         assert sample_rows(10**6, 144, 10, 256) == 1024
         assert sample_rows(500, 16, 10, 64) == 0
         assert sample_rows(2400, 8, 10, 64) == 0
+
+    def test_killed_anywhere_it_ends_on_the_same_bits(self):
+        values = matrix(SPECTRA["slow decay"](120), 1200, 200, 0)
+        options = {"rank": 8, "oversampling": 8, "passes": 2, "block_rows": 32}
+        assert sample_rows(1200, 16, 2, 32) == 64
+        undisturbed = decompose("krylov", values, **options)
+        for killed_after in (1, 2, 20, 39, 40, 60):
+            memory = Memory(die_after=killed_after)
+            with pytest.raises(KeyboardInterrupt):
+                decompose("krylov", values, checkpoint=memory, **options)
+            memory.die_after = None
+            resumed = decompose("krylov", values, checkpoint=memory, **options)
+            assert np.array_equal(resumed.left, undisturbed.left)
+            assert np.array_equal(resumed.right, undisturbed.right)
+
+    def test_with_more_passes_later_the_start_is_the_one_that_was(self):
+        values, memory = matrix(SPECTRA["slow decay"](120), 2400, 300, 0), Memory()
+        options = {"rank": 12, "oversampling": 8, "block_rows": 128, "checkpoint": memory}
+        assert sample_rows(2400, 20, 1, 128) == 0
+        assert sample_rows(2400, 20, 6, 128) == 128
+        decompose("krylov", values, passes=1, **options)
+        later = decompose("krylov", values, passes=6, **options)
+        truth = np.linalg.svd(values.astype(np.float64), compute_uv=False)[:12]
+        assert later.orthogonality < 2e-6
+        assert later.singular_values == pytest.approx(truth, rel=1e-3)
+        assert np.all(true_residuals(values, later) < 10 * later.residuals)
 
     def test_zero_rows_teach_nothing(self, monkeypatch):
         values = matrix(SPECTRA["fast decay"](120), 2400, 300, 0)
