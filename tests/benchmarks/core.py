@@ -138,7 +138,7 @@ def note(section: str, name: str, found: dict[str, Any]) -> None:
 # leave no mode worse than the paper's algorithm does (see `error`)
 SPEED = [("lenet5", 32, 8192, 256, 256, 3, 128), ("lenet5", 128, 8192, 128, 256, 4, 32),
          ("dcgan-small", 32, 8192, 256, 256, 4, 32), ("dcgan-small", 128, 8192, 128, 256, 4, 32),
-         ("wrn-16-1", 32, 2048, 16, 128, 3, 128), ("wrn-40-2", 32, 1024, 4, 64, 3, 64)]
+         ("wrn-16-1", 32, 2048, 16, 128, 5, 16), ("wrn-40-2", 32, 1024, 4, 64, 3, 64)]
 
 
 def speed(only: str | None = None) -> None:
