@@ -11,23 +11,16 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
+
+from nfk.family_params import MODEL_PARAMS, AnyFamily
+from nfk.section import Name, PositiveInt, Section
 
 PARAMS_FILE = Path("params.yaml")
-
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
-PositiveInt = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0, le=1)]
 
 
 class ParamsError(ValueError):
     """params.yaml cannot be used; the message is one line per fault."""
-
-
-class Section(BaseModel):
-    """A part of params.yaml: frozen, strict about types, unknown keys refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class DataParams(Section):
@@ -39,59 +32,6 @@ class DataParams(Section):
     train: PositiveInt = 3500
     validation: PositiveInt = 500
     test: PositiveInt = 1000
-
-
-class FamilyParams(Section):
-    """What every trained network has: how long, how fast, in what batches it learns."""
-
-    batch: Annotated[int, Field(ge=2, le=65536)] = 64
-    learning_rate: Rate = 1e-3
-    epochs: PositiveInt = 20
-
-
-class DcganParams(FamilyParams):
-    """DCGAN: stride-2 4x4 convolutions of width, 2 width, 4 width channels, spectral norm, hinge loss.
-
-    On 28x28 grey images width 10 has 16,871 discriminator parameters (the paper's appendix C.2: "17K"),
-    width 64 has 660,929.
-    """
-
-    model: Literal["dcgan"] = "dcgan"
-    width: Annotated[int, Field(ge=1, le=1024)] = 10
-    generator_width: Annotated[int, Field(ge=1, le=1024)] = 12
-    latent: PositiveInt = 32
-    batch: Annotated[int, Field(ge=2, le=65536)] = 32
-    epochs: PositiveInt = 60
-    learning_rate: Rate = 2e-3
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
-
-
-class ConvVaeParams(FamilyParams):
-    """Convolutional VAE: two stride-2 convolutions of width and 2 width channels, one hidden dense layer."""
-
-    model: Literal["conv_vae"] = "conv_vae"
-    width: Annotated[int, Field(ge=1, le=1024)] = 16
-    hidden: PositiveInt = 32
-    latent: PositiveInt = 16
-    epochs: PositiveInt = 60
-
-
-class Lenet5Params(FamilyParams):
-    """LeNet-5 with ReLU and max-pooling; 61,706 parameters for ten classes of 28x28 or 32x32 grey images."""
-
-    model: Literal["lenet5"] = "lenet5"
-    epochs: PositiveInt = 30
-
-
-class MlpParams(FamilyParams):
-    """A perceptron of three dense layers: hidden, hidden, classes."""
-
-    model: Literal["mlp"] = "mlp"
-    hidden: PositiveInt = 128
-    epochs: PositiveInt = 30
-
-
-AnyFamily = Annotated[DcganParams | ConvVaeParams | Lenet5Params | MlpParams, Field(discriminator="model")]
 
 
 class StatisticsParams(Section):
@@ -229,7 +169,7 @@ def schema() -> dict[str, Any]:
 
 def _explain(fault: Any, content: dict[str, Any]) -> str:
     location = list(fault["loc"])
-    if location[0:1] == ["families"] and location[2:3] and location[2] in _MODELS:
+    if location[0:1] == ["families"] and location[2:3] and location[2] in MODEL_PARAMS:
         del location[2]  # pydantic's name for the branch of the union
     key = ".".join(str(part) for part in location)
     if fault["type"] == "extra_forbidden":
@@ -237,9 +177,10 @@ def _explain(fault: Any, content: dict[str, Any]) -> str:
         return f"{key}: unknown key{_nearest(str(location[-1]), allowed)}; allowed: {', '.join(sorted(allowed))}"
     if fault["type"] == "union_tag_invalid":
         found = fault["ctx"]["tag"]
-        return f"{key}.model={found!r}: unknown model{_nearest(found, _MODELS)}; allowed: {', '.join(_MODELS)}"
+        return (f"{key}.model={found!r}: unknown model{_nearest(found, MODEL_PARAMS)}; "
+                f"allowed: {', '.join(MODEL_PARAMS)}")
     if fault["type"] == "union_tag_not_found":
-        return f"{key}.model: missing; allowed: {', '.join(_MODELS)}"
+        return f"{key}.model: missing; allowed: {', '.join(MODEL_PARAMS)}"
     if fault["type"] == "value_error":
         return str(fault["ctx"]["error"])
     shown = "" if fault["type"] == "missing" else f"={fault['input']!r}"
@@ -248,17 +189,13 @@ def _explain(fault: Any, content: dict[str, Any]) -> str:
     return f"{key}{shown}: {message}{remedy}"
 
 
-_MODELS: dict[str, type[FamilyParams]] = {
-    "dcgan": DcganParams, "conv_vae": ConvVaeParams, "lenet5": Lenet5Params, "mlp": MlpParams}
-
-
 def _allowed_keys(location: list[Any], content: dict[str, Any]) -> set[str]:
     """The field names of the section at `location`."""
     section: Any = Params
     for depth, part in enumerate(location):
         if location[0] == "families" and depth == 1:
             entry = content["families"][part]
-            section = _MODELS[entry["model"]]
+            section = MODEL_PARAMS[entry["model"]]
         elif section is Params and part == "families":
             continue
         else:

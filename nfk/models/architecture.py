@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from nfk.params import FamilyParams
+from nfk.family_params import FamilyParams
 
 
 def architecture(

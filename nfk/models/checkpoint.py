@@ -14,8 +14,8 @@ import safetensors.numpy
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
+from nfk.family_params import AnyFamily
 from nfk.models.families import MODELS, Model
-from nfk.params import AnyFamily
 from nfk.training import Trained
 
 WEIGHTS = "weights.safetensors"

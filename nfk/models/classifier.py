@@ -15,9 +15,9 @@ from jax import lax
 from jaxtyping import Array, Float, Int32, Key, PyTree, UInt8
 
 from nfk.checkpoint import Checkpoint
+from nfk.family_params import FamilyParams, Lenet5Params, MlpParams
 from nfk.models.architecture import architecture
 from nfk.models.convolution import Conv
-from nfk.params import FamilyParams, Lenet5Params, MlpParams
 from nfk.training import (
     Check,
     Progress,

@@ -15,20 +15,11 @@ import optax
 from jaxtyping import Array, Float, Int32, Key, PyTree, UInt8
 
 from nfk.checkpoint import Checkpoint
+from nfk.family_params import ConvVaeParams
 from nfk.models.architecture import architecture
 from nfk.models.convolution import Conv, DoublingConvolution
-from nfk.params import ConvVaeParams
-from nfk.training import (
-    Check,
-    Progress,
-    Terms,
-    Trained,
-    at_least,
-    descend,
-    require_images,
-    run_epochs,
-    unit_range,
-)
+from nfk.models.likelihood import fit
+from nfk.training import Check, Progress, Trained, at_least, require_images, unit_range
 
 Variables = dict[str, Any]
 Hidden = dict[str, Float[Array, "b ..."]]
@@ -172,30 +163,18 @@ class ConvVae:
         Equal keys give equal networks. Raises TrainingError where the loss is not finite.
         """
         require_images(images, labels, self.image_shape, self.classes, self.config.batch)
-        epochs_key, noise_key = jax.random.split(key)
-        network = self._network
-
-        def validate(state: _State) -> dict[str, float]:
-            bound = _mean_elbo(network, state.params, validation[0], noise_key)
-            return {"validation_elbo": bound.log_likelihood - bound.kl, "validation_kl": bound.kl}
-
-        start = _State(self.params, network.optimiser.init(self.params))
-        state, history = run_epochs(
-            network.step, start, images, labels, batch=self.config.batch, epochs=self.config.epochs,
-            key=epochs_key, progress=progress, checkpoint=checkpoint, validate=validate)
-        trained = replace(self, variables={"params": state.params})
+        config = self.config
+        params, history = fit(
+            self._network, self.params, images, labels, validation[0], batch=config.batch, epochs=config.epochs,
+            learning_rate=config.learning_rate, key=key, progress=progress, checkpoint=checkpoint)
         metrics = {name: values[-1] for name, values in history.items()}
-        return Trained(trained, history, metrics, appraise(metrics, images, validation[0]))
-
-
-class _State(NamedTuple):
-    params: PyTree
-    moments: optax.OptState
+        return Trained(replace(self, variables={"params": params}), history, metrics,
+                       appraise(metrics, images, validation[0]))
 
 
 @dataclass(frozen=True)
 class _Network:
-    """The two modules as one function of theta, and one training step."""
+    """The two modules as one function of theta: a `nfk.models.likelihood.Objective`."""
 
     config: ConvVaeParams
     image_shape: tuple[int, int, int]
@@ -207,10 +186,6 @@ class _Network:
     @property
     def decoder(self) -> Decoder:
         return Decoder(self.config.width, self.config.hidden, self.image_shape)
-
-    @property
-    def optimiser(self) -> optax.GradientTransformation:
-        return optax.adam(self.config.learning_rate)
 
     @partial(jax.jit, static_argnums=0)
     def initial(self, key: Key[Array, ""]) -> PyTree:
@@ -228,43 +203,18 @@ class _Network:
         bound = Elbo(log_likelihood(x, logits, log_scale), kl_divergence(mean, log_variance))
         return bound, encoded | decoded
 
-    @partial(jax.jit, static_argnums=0)
-    def step(
-        self, state: _State, images: UInt8[Array, "b h w c"], labels: Int32[Array, " b"], key: Key[Array, ""]
-    ) -> tuple[_State, Terms]:
-        del labels
+    def terms(
+        self, params: PyTree, images: UInt8[Array, "b h w c"], key: Key[Array, ""]
+    ) -> dict[str, Float[Array, " b"]]:
+        """The ELBO with one noise an image, and its KL term."""
         noise = jax.random.normal(key, (len(images), self.config.latent))
-
-        def loss(params: PyTree) -> tuple[Array, Terms]:
-            bound, _ = self.elbo(params, unit_range(images), noise)
-            elbo, kl = (bound.log_likelihood - bound.kl).mean(), bound.kl.mean()
-            return -elbo, {"elbo": elbo, "kl": kl}
-
-        gradient, terms = jax.grad(loss, has_aux=True)(state.params)
-        return _State(*descend(self.optimiser, gradient, state.params, state.moments)), terms
+        bound, _ = self.elbo(params, unit_range(images), noise)
+        return {"elbo": bound.log_likelihood - bound.kl, "kl": bound.kl}
 
 
 @partial(jax.jit, static_argnums=0)
 def _decode_means(network: _Network, params: PyTree, z: Float[Array, "b z"]) -> Float[Array, "b h w c"]:
     return nn.sigmoid(network.decoder.apply({"params": params["decoder"]}, z)[0])
-
-
-@partial(jax.jit, static_argnums=0)
-def _elbo_sums(
-    network: _Network, params: PyTree, images: UInt8[Array, "b h w c"], key: Key[Array, ""]
-) -> Elbo:
-    noise = jax.random.normal(key, (len(images), network.config.latent))
-    bound, _ = network.elbo(params, unit_range(images), noise)
-    return Elbo(bound.log_likelihood.sum(), bound.kl.sum())
-
-
-def _mean_elbo(
-    network: _Network, params: PyTree, images: UInt8[np.ndarray, "n h w c"], key: Key[Array, ""]
-) -> Elbo:
-    """The bound's terms averaged over the images, with one noise each."""
-    sums = [_elbo_sums(network, params, images[start : start + _CHUNK], jax.random.fold_in(key, start))
-            for start in range(0, len(images), _CHUNK)]
-    return Elbo(*(sum(float(term) for term in terms) / len(images) for terms in zip(*sums, strict=True)))
 
 
 def pixel_mean_log_likelihood(

@@ -19,9 +19,9 @@ from jaxtyping import Array, Float, Int32, Key, PyTree, UInt8
 from scipy.spatial.distance import pdist
 
 from nfk.checkpoint import Checkpoint
+from nfk.family_params import DcganParams
 from nfk.models.architecture import architecture
 from nfk.models.convolution import Conv, DoublingConvolution
-from nfk.params import DcganParams
 from nfk.training import (
     Check,
     Progress,

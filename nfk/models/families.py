@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from jaxtyping import Array, Key
 
+from nfk.family_params import AnyFamily
 from nfk.models.classifier import Lenet5, Mlp
 from nfk.models.conv_vae import ConvVae
 from nfk.models.dcgan import Dcgan
-from nfk.params import AnyFamily
 
 Model = Dcgan | ConvVae | Lenet5 | Mlp
 

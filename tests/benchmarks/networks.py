@@ -22,9 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from nfk.data import bundled
+from nfk.family_params import DcganParams, Lenet5Params
 from nfk.models.convolution import Conv
 from nfk.models.families import initial
-from nfk.params import DcganParams, Lenet5Params
 
 _CONFIGS = {"lenet5": Lenet5Params(model="lenet5", epochs=2), "dcgan-small": DcganParams(model="dcgan", epochs=3),
             "dcgan": DcganParams(model="dcgan", width=64)}

@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+from nfk.family_params import ConvVaeParams, DcganParams, Lenet5Params, MlpParams
 from nfk.models.families import initial
-from nfk.params import ConvVaeParams, DcganParams, Lenet5Params, MlpParams
 
 CLASSES = 4
 

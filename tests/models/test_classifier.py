@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
+from nfk.family_params import Lenet5Params, MlpParams
 from nfk.models.classifier import Lenet5, Mlp, appraise, shift
-from nfk.params import Lenet5Params, MlpParams
 from tests.models.small_networks import examples, key, squares, start
 
 

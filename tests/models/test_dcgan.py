@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from nfk.family_params import DcganParams
 from nfk.models import dcgan
 from nfk.models.dcgan import Dcgan, Generator, appraise, hinge_loss, mean_distance
-from nfk.params import DcganParams
 from nfk.training import averaged
 from tests.models.small_networks import CONFIGS, key, squares, start
 
