@@ -16,6 +16,8 @@ from typing import Annotated
 
 import typer
 
+from nfk.registry_cli import registry_app
+
 EXIT_FAILED, EXIT_REFUSED, EXIT_UNTRACKED, EXIT_INTERRUPTED = 1, 2, 3, 130
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
@@ -23,6 +25,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_e
                   help="Neural Fisher Kernel embeddings of any trained network, by a pipeline with exact lineage.")
 track = typer.Typer(no_args_is_help=True, help="What MLflow has not heard of yet.")
 app.add_typer(track, name="track")
+app.add_typer(registry_app, name="registry")
 
 Family = Annotated[str, typer.Argument(help="a family of params.yaml, such as gan")]
 
@@ -47,11 +50,30 @@ for _stage, _text, _per_family in (
     ("pretrain", "Train the family's network, write models/FAMILY.", True),
     ("statistics", "Mean score and diagonal Fisher information, to statistics/FAMILY.zarr.", True),
     ("svd", "Factor the Fisher vectors, to factors/FAMILY.zarr.", True),
-    ("embed", "Embed every image, to embeddings/FAMILY.zarr.", True),
     ("evaluate", "Probe the embeddings and what they are compared with, to evaluation/FAMILY.", True),
     ("report", "One page of all results, to report/index.html.", False),
 ):
     _stage_command(_stage, _text, _per_family)
+
+
+@app.command()
+def embed(
+    what: Annotated[str, typer.Argument(metavar="FAMILY|IMAGES", help="a family of params.yaml; with --model: a folder "
+                                        "of image files, or any source data.source may be")],
+    model: Annotated[str | None, typer.Option(help="a registered embedder, such as nfk-gan-embedder@champion")] = None,
+    to: Annotated[Path, typer.Option(help="with --model: the .zarr or .parquet to write")] = Path("embeddings.parquet"),
+) -> None:
+    """Embed every image of the data set, to embeddings/FAMILY.zarr; or with --model any images, by a registered
+    embedder."""
+    if model is None:
+        from nfk.stages import runner
+
+        runner.run("embed", what)
+    else:
+        from nfk.params import load
+        from nfk.stages import embed_offline
+
+        print(embed_offline.run(load(), model, Path(what), to))
 
 
 @app.command()

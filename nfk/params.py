@@ -93,6 +93,15 @@ class TrackingParams(Section):
     experiment: Annotated[str, Field(min_length=1)] = "nfk"
 
 
+class RegistryParams(Section):
+    """What a candidate must show to become champion."""
+
+    metric: Literal["logistic", "squared_hinge", "knn"] = Field(
+        "logistic", description="the probe whose accuracy on the validation split is compared")
+    gain: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="how much better than the champion's a candidate's accuracy must be")
+
+
 class Params(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataParams = DataParams()
@@ -103,6 +112,7 @@ class Params(Section):
     evaluate: EvaluateParams = EvaluateParams()
     report: ReportParams = ReportParams()
     tracking: TrackingParams = TrackingParams()
+    registry: RegistryParams = RegistryParams()
 
     @model_validator(mode="after")
     def _consistent(self) -> Params:

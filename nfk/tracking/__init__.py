@@ -29,7 +29,7 @@ from nfk.tracking.record import PipelineRecord, Record, StageRecord, Status, sta
 from nfk.tracking.redaction import redact
 
 __all__ = [
-    "ENVIRONMENT_VARIABLE", "Delivery", "StageHashes", "StageRecord", "Status", "all_dvc_hashes",
+    "ENVIRONMENT_VARIABLE", "LOCK_FILE", "Delivery", "StageHashes", "StageRecord", "Status", "all_dvc_hashes",
     "dvc_hashes", "finish", "git_state", "log", "new_pipeline_run_id", "pending", "pipeline_run_id",
     "provenance", "redact", "replay", "stage_name", "tracking_uri",
 ]

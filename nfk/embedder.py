@@ -1,0 +1,107 @@
+"""A pretrained network, its Fisher statistics and its right factor in one folder: all it takes to embed an image.
+
+    model/card.json, model/weights.safetensors    the network
+    embedder.zarr                                 mean score, diagonal, right factor, singular values
+
+No pickle, nothing outside the folder. It is what the registry keeps as an embedder.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from nfk import store
+from nfk.fisher.embedding import embed, scale
+from nfk.fisher.scores import Scores
+from nfk.fisher.statistics import FisherStatistics
+from nfk.fisher.vectors import FisherVectors
+from nfk.linalg.rows import Progress, silent
+from nfk.models import checkpoint
+
+_MODEL, _FACTORS = "model", "embedder.zarr"
+
+
+class EmbedderError(ValueError):
+    """Images an embedder was not made for; one line."""
+
+
+def write(
+    folder: Path, *, model: Path, statistics: store.Store, factors: store.Store, scaling: str,
+    inputs: Mapping[str, str],
+) -> None:
+    """Gather a family's network, statistics and right factor into `folder`, whole or not at all."""
+    with store.whole_folder(folder) as building:
+        (building / _MODEL).mkdir()
+        for name in (checkpoint.WEIGHTS, checkpoint.CARD):
+            shutil.copyfile(model / name, building / _MODEL / name)
+        with store.write(building / _FACTORS, inputs=inputs) as writer:
+            writer.put("mean_score", statistics["mean_score"][:])
+            writer.put("diagonal", statistics["diagonal"][:])
+            writer.put("right", factors["right"][:])
+            writer.put("singular_values", factors["singular_values"][:])
+            writer.attributes.update(scaling=scaling, damping=factors.attributes["damping"],
+                                     fitted=factors.attributes["examples"])
+
+
+@dataclass(frozen=True)
+class Embedder:
+    """e(x) = W^T V_x, scaled as the pipeline's `embed` stage scales it."""
+
+    image_shape: tuple[int, int, int]
+    scores: Scores
+    statistics: FisherStatistics
+    right: Float[Array, "p k"]
+    singular_values: Float[np.ndarray, " k"]
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, str]
+    """digests of data, model, statistics and factors it was made from"""
+
+    @classmethod
+    def load(cls, folder: Path | str) -> Embedder:
+        """What `write` wrote; every byte is held against its digest. StoreError or ModelError otherwise."""
+        folder = Path(folder)
+        model, found = checkpoint.load(folder / _MODEL), store.read(folder / _FACTORS)
+        return cls(model.image_shape, Scores(model.log_density, model.params),
+                   FisherStatistics(found["mean_score"][:], found["diagonal"][:], 0),
+                   jnp.asarray(found["right"][:]), found["singular_values"][:], found.attributes, found.inputs)
+
+    @property
+    def rank(self) -> int:
+        return len(self.singular_values)
+
+    def __call__(
+        self, images: Float[np.ndarray, "n h w c"], *, block: int = 256, progress: Progress = silent
+    ) -> Float[np.ndarray, "n k"]:
+        """The images' vectors, at the price of a gradient an image.
+
+        images: float32 in [0, 1] of the network's own shape. EmbedderError for other shapes, and for numbers that
+        are not in [0, 1]. Blocks are padded to powers of two, so that few sizes are compiled.
+        """
+        if images.ndim != 4 or images.shape[1:] != self.image_shape:
+            wanted = ", ".join(map(str, self.image_shape))
+            raise EmbedderError(f"images of shape {images.shape}: must be (n, {wanted}), those the network was trained "
+                                "on; resize them")
+        if len(images) == 0:
+            return np.zeros((0, self.rank), np.float32)
+        low, high = float(np.min(images)), float(np.max(images))
+        if not (low >= 0 and high <= 1):  # false for NaN too
+            raise EmbedderError(f"images from {low:g} to {high:g}: must be finite, in [0, 1]; divide 8-bit ones by 255")
+        vectors = FisherVectors(self.scores, np.asarray(images, np.float32), self.statistics,
+                                damping=self.settings["damping"], block_rows=block)
+        return scale(embed(vectors, self.right, progress=progress), self.settings["scaling"],
+                     singular_values=self.singular_values, fitted=self.settings["fitted"])
+
+
+def device() -> str:
+    """What embeddings are computed on, for the record: they agree to round-off between devices, not to the bit."""
+    first = jax.devices()[0]
+    return f"{first.platform} {first.device_kind}"

@@ -1,0 +1,93 @@
+"""The gate to `champion`, and the way back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from nfk.registry.client import RegistryError
+from nfk.registry.entries import CHAMPION, FORMER, PAIR, ROLLED_BACK, Entry, entries, find, names_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_NONE = "none"
+
+
+def promote(client: MlflowClient, reference: str, *, gain: float = 0.0) -> tuple[Entry, Entry | None]:
+    """Make `reference` the champion if its gate metric is at least the champion's + `gain`; both, the new and the
+    former champion. RegistryError where it is worse, has no metric, or lost to a better one promoted meanwhile.
+
+    Two promotions at once: MLflow moves an alias in one step, so that there is never more than one champion; each
+    writes whom it follows *before* it moves the alias and looks for rivals *after*, so the one that moves it last
+    sees the other, and the better of the two stays.
+    """
+    candidate = find(client, reference)
+    pair = names_of(candidate.name)
+    if candidate.name != pair.embedder:
+        raise RegistryError(f"{candidate.name} follows {pair.embedder}: promote or roll back that one")
+    champion = _champion(client, candidate.name)
+    if champion is not None and champion.version == candidate.version:
+        _crown(client, champion)  # a promotion that broke off between its two aliases is completed
+        return champion, champion
+    _pass_gate(candidate, champion, gain)
+    former = champion.version if champion else _NONE
+    client.set_model_version_tag(candidate.name, candidate.version, FORMER, former)
+    if ROLLED_BACK in candidate.tags:
+        client.delete_model_version_tag(candidate.name, candidate.version, ROLLED_BACK)
+    _crown(client, candidate)
+    rivals = [entry for entry in entries(client, candidate.name)
+              if entry.tags.get(FORMER) == former and entry.version != candidate.version
+              and ROLLED_BACK not in entry.tags and (entry.metric or 0.0) > (candidate.metric or 0.0)]
+    if rivals:
+        best = max(rivals, key=lambda entry: entry.metric or 0.0)
+        _crown(client, best)
+        client.delete_model_version_tag(candidate.name, candidate.version, FORMER)
+        raise RegistryError(f"{candidate.reference} was not promoted: {best.reference}, at {best.metric:.4f} better "
+                            f"than {candidate.metric:.4f}, was promoted meanwhile and is the champion")
+    return find(client, candidate.reference), champion
+
+
+def rollback(client: MlflowClient, name: str) -> tuple[Entry, Entry]:
+    """Give the championship back to the champion before this one; the champion restored, and the one it was."""
+    champion = _champion(client, find(client, name).name)
+    if champion is None:
+        raise RegistryError(f"{name} has no champion to roll back")
+    former = champion.tags.get(FORMER, _NONE)
+    if former == _NONE:
+        raise RegistryError(f"{champion.reference} is the first champion: there is none before it to go back to")
+    restored = find(client, f"{name}/{former}")
+    client.set_model_version_tag(name, champion.version, ROLLED_BACK, former)
+    _crown(client, restored)
+    return find(client, restored.reference), champion
+
+
+def _crown(client: MlflowClient, entry: Entry) -> None:
+    """Move both aliases of the pair. Serving reads the embedder's, which is moved first; should this process end
+    between the two, promoting again moves the second."""
+    client.set_registered_model_alias(entry.name, CHAMPION, entry.version)
+    embeddings = names_of(entry.name).embeddings
+    for version in entries(client, embeddings):
+        if version.tags.get(PAIR) == entry.version:
+            client.set_registered_model_alias(embeddings, CHAMPION, version.version)
+
+
+def _champion(client: MlflowClient, name: str) -> Entry | None:
+    return next((entry for entry in entries(client, name) if CHAMPION in entry.aliases), None)
+
+
+def _pass_gate(candidate: Entry, champion: Entry | None, gain: float) -> None:
+    if candidate.metric is None:
+        raise RegistryError(f"{candidate.reference} was registered without a metric; register it again once evaluated")
+    if champion is None or champion.metric is None:
+        return
+    if candidate.tags.get("gate.metric") != champion.tags.get("gate.metric"):
+        raise RegistryError(
+            f"{candidate.reference} is judged by {candidate.tags.get('gate.metric')}, the champion "
+            f"{champion.reference} by {champion.tags.get('gate.metric')}: they cannot be "
+            "compared; register both by one metric")
+    bound = champion.metric + gain
+    if candidate.metric < bound:
+        raise RegistryError(
+            f"{candidate.reference} has {candidate.tags.get('gate.metric')}={candidate.metric:.4f}, below {bound:.4f} "
+            f"that the champion {champion.reference} asks (its {champion.metric:.4f} + registry.gain={gain:g}); "
+            "it stays a candidate")

@@ -1,0 +1,72 @@
+"""`nfk embed --model REFERENCE PATH`: a registered embedder on images of anyone's, to Zarr or Parquet."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from nfk import registry, store
+from nfk.data.decode import decode
+from nfk.data.image_set import DataError
+from nfk.data.read import read
+from nfk.embedder import Embedder
+from nfk.params import Params
+from nfk.progress import progress
+from nfk.stages.images import unit
+
+_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+_FORMATS = (".zarr", ".parquet")
+
+
+def run(params: Params, reference: str, images: Path, to: Path) -> str:
+    """Embed a folder of image files, or any source `data.source` may be, with the embedder `reference` names.
+
+    Writes one row an image, in the order of the source or of the files' names: `id` (the file's name, or the row in
+    the source) and the vector. The store says which embedder version, by which digests, made it. One line for people.
+    """
+    if to.suffix not in _FORMATS:
+        raise DataError(f"--to {to}: must end in {' or '.join(_FORMATS)}")
+    pixels, ids = _images(images)
+    with registry.connect(params.tracking) as client:
+        entry = registry.find(client, reference)
+        import mlflow
+
+        bundle = mlflow.artifacts.download_artifacts(f"models:/{entry.name}/{entry.version}")
+    embedder = Embedder.load(Path(bundle) / "artifacts" / "embedder")
+    with progress(f"embed ({entry.reference})") as report:
+        vectors = embedder(unit(pixels), progress=report)
+    _write(to, vectors, ids, {**{name: digest for name, digest in embedder.inputs.items()},
+                              "embedder": entry.tags.get("digest.factors", "")}, entry.reference)
+    return f"{len(vectors):,} images x {embedder.rank} by {entry.reference} -> {to}"
+
+
+def _images(path: Path) -> tuple[np.ndarray, list[str]]:
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES) if path.is_dir() else []
+    if not files:
+        found = read(str(path))
+        return found.images, [str(row) for row in range(len(found))]
+    first = decode(files[0].read_bytes(), file=files[0], row=0)
+    return (np.stack([decode(file.read_bytes(), file=file, row=0, shape=first.shape) for file in files]),
+            [file.name for file in files])
+
+
+def _write(
+    to: Path, vectors: Float[np.ndarray, "n k"], ids: list[str], inputs: dict[str, str], reference: str
+) -> None:
+    to.parent.mkdir(parents=True, exist_ok=True)
+    if to.suffix == ".zarr":
+        with store.write(to, inputs=inputs) as writer:
+            writer.put("embedding", vectors)
+            writer.attributes.update(embedder=reference, ids=ids)
+        return
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), vectors.shape[1])
+    table = pa.table({"id": pa.array(ids), "embedding": column}).replace_schema_metadata(
+        {"embedder": reference, **{f"digest.{name}": digest for name, digest in inputs.items()}})
+    partial = to.with_name(f".{to.name}.partial")
+    pq.write_table(table, partial)
+    partial.replace(to)

@@ -1,0 +1,166 @@
+"""The gate and the way back, on a real registry in SQLite."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nfk import registry
+from nfk.params import TrackingParams
+from nfk.registry.entries import differences
+
+NAME = "nfk-gan-embedder"
+PAIRED = "nfk-gan-embeddings"
+
+
+@pytest.fixture(scope="module")
+def connected(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        folder = tmp_path_factory.mktemp("registry")
+        with registry.connect(TrackingParams(uri=f"sqlite:///{folder}/mlflow.db")) as client:
+            yield client
+
+
+@pytest.fixture
+def client(connected):
+    """An empty registry."""
+    for model in connected.search_registered_models():
+        connected.delete_registered_model(model.name)
+    return connected
+
+
+def add(client, *metrics: float, metric: str = "nfk-8.logistic.validation_accuracy") -> list[str]:
+    """A pair of versions for each metric; the embedders' references."""
+    found = []
+    for name in (NAME, PAIRED):
+        if not client.search_registered_models(f"name = '{name}'"):
+            client.create_registered_model(name)
+    for value in metrics:
+        tags = {"gate.metric": metric, "gate.value": repr(value)}
+        made = client.create_model_version(NAME, source=str(Path("/none")), tags=tags)
+        paired = {**tags, "nfk.embedder_version": made.version}
+        client.create_model_version(PAIRED, source=str(Path("/none")), tags=paired)
+        found.append(f"{NAME}/{made.version}")
+    return found
+
+
+def champions(client) -> list[str]:
+    return [entry.reference for entry in registry.entries(client) if "champion" in entry.aliases]
+
+
+def test_a_better_candidate_becomes_champion_with_its_embeddings_and_a_worse_one_does_not(client):
+    first, worse, better = add(client, 0.90, 0.89, 0.91)
+    registry.promote(client, first)
+    with pytest.raises(registry.RegistryError, match=r"validation_accuracy=0\.8900, below 0\.9000 that the champion"):
+        registry.promote(client, worse)
+    assert champions(client) == [first, f"{PAIRED}/1"]
+    champion, former = registry.promote(client, better)
+    assert (champion.reference, former.reference) == (better, first)
+    assert champions(client) == [better, f"{PAIRED}/3"]
+
+
+def test_an_equal_candidate_passes_unless_a_gain_is_asked(client):
+    first, equal = add(client, 0.90, 0.90)
+    registry.promote(client, first)
+    with pytest.raises(registry.RegistryError, match=r"registry\.gain=0\.01"):
+        registry.promote(client, equal, gain=0.01)
+    assert registry.promote(client, equal)[0].reference == equal
+
+
+def test_rollback_restores_the_champion_before_and_stops_at_the_first(client):
+    first, second, third = add(client, 0.90, 0.91, 0.92)
+    for reference in (first, second, third):
+        registry.promote(client, reference)
+    for expected in (second, first):
+        assert registry.rollback(client, NAME)[0].reference == expected
+        assert champions(client)[0] == expected
+    with pytest.raises(registry.RegistryError, match="is the first champion"):
+        registry.rollback(client, NAME)
+    registry.promote(client, third)  # what was rolled back may come again
+    assert champions(client) == [third, f"{PAIRED}/3"]
+
+
+class Interrupting:
+    """A client that lets another promotion happen just before it moves the first alias."""
+
+    def __init__(self, client, other) -> None:
+        self._client, self._other = client, other
+
+    def set_registered_model_alias(self, name, alias, version):
+        other, self._other = self._other, None
+        if other is not None:
+            other()
+        self._client.set_registered_model_alias(name, alias, version)
+
+    def __getattr__(self, name):
+        return getattr(self._client, name)
+
+
+@pytest.mark.parametrize("slow, quick", [(0.91, 0.93), (0.93, 0.91)])
+def test_of_two_promotions_at_once_the_better_stays(client, slow, quick):
+    first, late, early = add(client, 0.90, slow, quick)
+    registry.promote(client, first)
+    best = late if slow > quick else early
+    lost: list[str] = []
+
+    def promoted(through, reference: str) -> None:
+        try:
+            registry.promote(through, reference)
+        except registry.RegistryError as fault:
+            assert f"{best}, at 0.9300 better than 0.9100, was promoted meanwhile" in str(fault)
+            lost.append(reference)
+
+    promoted(Interrupting(client, lambda: promoted(client, early)), late)
+    assert lost == [early if best == late else late]
+    assert champions(client) == [best, f"{PAIRED}/{best.rsplit('/')[-1]}"]
+
+
+def test_other_metrics_cannot_be_compared(client):
+    first, = add(client, 0.90)
+    other, = add(client, 0.99, metric="nfk-8.knn.validation_accuracy")
+    registry.promote(client, first)
+    with pytest.raises(registry.RegistryError, match="cannot be compared"):
+        registry.promote(client, other)
+
+
+@pytest.mark.parametrize("reference, message", [
+    ("nfk-gan-embeder", "is no registered model of this program"),
+    ("nfk-vae-embedder", "did you mean 'nfk-gan-embedder'"),
+    (f"{NAME}/7", "no version 7; there are 1"),
+    (f"{NAME}/last", "version 'last' must be a number"),
+    (f"{NAME}@best", "has no 'best'; there are no aliases and versions 1"),
+])
+def test_what_is_not_there_is_named_with_what_is(client, reference, message):
+    add(client, 0.90)
+    with pytest.raises(registry.RegistryError, match=message):
+        registry.find(client, reference)
+
+
+def test_embeddings_are_not_promoted_by_themselves(client):
+    add(client, 0.90)
+    with pytest.raises(registry.RegistryError, match="follows nfk-gan-embedder"):
+        registry.promote(client, f"{PAIRED}/1")
+
+
+def test_a_bare_name_is_the_champion_and_aliases_are_found(client):
+    first, second = add(client, 0.90, 0.91)
+    registry.promote(client, first)
+    client.set_registered_model_alias(NAME, "candidate", second.rsplit("/")[-1])
+    assert registry.find(client, NAME).reference == first
+    assert registry.find(client, f"{NAME}@candidate").reference == second
+
+
+def test_a_registry_that_is_away_is_one_line(monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    message = r"^MLflow at http://127\.0\.0\.1:9: .*MLFLOW_TRACKING_URI"
+    with (pytest.raises(registry.RegistryError, match=message) as fault,
+          registry.connect(TrackingParams(uri="http://127.0.0.1:9")) as client):
+        registry.entries(client)
+    assert "\n" not in str(fault.value)
+
+
+def test_differences_show_both_values():
+    assert list(differences({"a": "1", "b": "2"}, {"b": "3", "c": "4"})) == [
+        ("a", "1", "-"), ("b", "2", "3"), ("c", "-", "4")]
