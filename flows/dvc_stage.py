@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
 import sys
-import threading
-import time
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Collection, Mapping
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-TERMINATION_SECONDS = 5.0  # from the request to end to the kill
+from flows.process_group import run_streamed
 
 
 class StageFailed(RuntimeError):
@@ -27,68 +20,13 @@ def run_stage(stage: str, *, force: bool, seconds: float, environment: Mapping[s
               held: Collection[int] = ()) -> None:
     """Bring `stage` up to date: `dvc repro --single-item STAGE`, each line it prints to the run's log.
 
-    It may take `seconds`. `held` are file descriptors the stage keeps open, such as the workspace lock's.
-    However this ends, by success, error, time-out or cancellation, no process of the stage is left.
+    It may take `seconds`; `held` and the end of its processes are as `flows.process_group.run_streamed` says.
     """
-    logger = get_run_logger()
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", *(["--force"] if force else []), stage]
-    with _process_group(command, seconds, stage_environment(environment), held) as (process, timed_out):
-        for line in process.stdout or ():
-            if line.strip():
-                logger.info(line.rstrip())
-        process.wait()
-    if timed_out.is_set():
+    ended = run_streamed(command, get_run_logger().info, seconds=seconds, environment=environment, held=held)
+    if ended.timed_out:
         raise StageFailed(f"stage {stage} was ended: it ran longer than stage_seconds={seconds:g}; raise "
                           f"that or see what it does with `dvc repro --single-item {stage}`")
-    if process.returncode != 0:
-        raise StageFailed(f"stage {stage} failed with exit status {process.returncode}: its output is above, "
+    if ended.status != 0:
+        raise StageFailed(f"stage {stage} failed with exit status {ended.status}: its output is above, "
                           f"`dvc repro --single-item {stage}` repeats it alone")
-
-
-def stage_environment(more: Mapping[str, str]) -> dict[str, str]:
-    """This process's environment with `more`, in which stages find `nfk` and speak line by line."""
-    search_path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    return os.environ | {"PATH": search_path, "PYTHONUNBUFFERED": "1"} | more
-
-
-@contextmanager
-def _process_group(
-    command: list[str], seconds: float, environment: dict[str, str], held: Collection[int],
-) -> Iterator[tuple[subprocess.Popen[str], threading.Event]]:
-    """A process that leads a group of its own, the whole of which ends with it, or after `seconds`, or when
-    the block is left. The event tells the second from the others."""
-    process = subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", env=environment, start_new_session=True, pass_fds=tuple(held))
-    timed_out = threading.Event()
-
-    def watch() -> None:
-        try:
-            process.wait(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            timed_out.set()
-        _end_group(process)  # what the leader left behind would keep its output open
-
-    watchdog = threading.Thread(target=watch, name="stage-watchdog", daemon=True)
-    watchdog.start()
-    try:
-        yield process, timed_out
-    finally:
-        _end_group(process)
-        watchdog.join()
-        if process.stdout is not None:
-            process.stdout.close()
-
-
-def _end_group(process: subprocess.Popen[str]) -> None:
-    """Ask the process's group to end, then kill what is left of it."""
-    for signal_number in (signal.SIGTERM, signal.SIGKILL):
-        deadline = time.monotonic() + TERMINATION_SECONDS
-        try:
-            os.killpg(process.pid, signal_number)
-            while time.monotonic() < deadline:
-                process.poll()  # a leader not waited for would count as alive
-                os.killpg(process.pid, 0)
-                time.sleep(0.05)
-        except (ProcessLookupError, PermissionError):  # none left; on macOS, none but zombies
-            return

@@ -40,6 +40,8 @@ class PipelineOptions(BaseModel):
     families: tuple[parameters.Name, ...] = Field((), description="families to bring up to date; none: the "
                                                   "whole pipeline")
     force: bool = Field(False, description="run stages that are up to date as well")
+    always: tuple[str, ...] = Field((), description="stages to run even where they are up to date, such as data, "
+                                    "whose source may have changed")
     retries: Annotated[int, Field(ge=0, le=10)] = Field(0, description="further tries of a failed stage; a "
                                                         "stage continues from its last whole block")
     retry_delay_seconds: Annotated[float, Field(ge=0)] = 10.0
@@ -59,7 +61,7 @@ def pipeline(options: PipelineOptions = PipelineOptions()) -> None:  # noqa: B00
         status: tracking.Status = "KILLED"
         try:
             for stage in stages:
-                task(stage, force=options.force, seconds=options.stage_seconds, held=(lock,),
+                task(stage, force=options.force or stage in options.always, seconds=options.stage_seconds, held=(lock,),
                      environment={tracking.ENVIRONMENT_VARIABLE: pipeline_run})
             publish_metrics()
             publish_lineage(pipeline_run, stages)

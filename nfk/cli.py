@@ -160,6 +160,18 @@ def run(context: typer.Context) -> None:
     raise typer.Exit(flow(context.args))
 
 
+@app.command()
+def deploy(
+    name: Annotated[str, typer.Argument(help="a deployment of infra/prefect.yaml")] = "refresh",
+    every: Annotated[float | None, typer.Option(help="seconds between runs, in place of the file's schedule")] = None,
+    cron: Annotated[str | None, typer.Option(help="a cron line (UTC), in place of the file's schedule")] = None,
+) -> None:
+    """Schedule a flow on the Prefect server of PREFECT_API_URL; its worker runs in this folder."""
+    from flows.deploy import deploy as make
+
+    print(f"{make(name, every=every, cron=cron)} is deployed; `prefect worker start --pool nfk-process` runs it here")
+
+
 @track.command("replay")
 def track_replay() -> None:
     """Send MLflow what it could not be told when it happened."""

@@ -67,17 +67,26 @@ def diff(first: Reference, second: Reference) -> None:
 
 
 @registry_app.command("promote")
-def promote(reference: Reference) -> None:
+def promote(
+    reference: Reference,
+    or_keep: Annotated[bool, typer.Option("--or-keep", help="not good enough is no failure")] = False,
+) -> None:
     """Make a candidate the champion, if it passes the gate (section `registry` of params.yaml)."""
     from nfk import registry
     from nfk.params import load
 
     params = load()
     with registry.connect(params.tracking) as client:
-        champion, former = registry.promote(client, reference, gain=params.registry.gain)
-    print(_line(champion))
+        try:
+            champion, former = registry.promote(client, reference, gain=params.registry.gain)
+        except registry.NotGoodEnough as verdict:
+            if not or_keep:
+                raise
+            print(verdict)
+            return
     if former is not None and former.version != champion.version:
         print(f"before: {_line(former)}")
+    print(_line(champion))
 
 
 @registry_app.command("rollback")
@@ -88,7 +97,7 @@ def rollback(name: Annotated[str, typer.Argument(help="a registered embedder, su
 
     with registry.connect(load().tracking) as client:
         restored, former = registry.rollback(client, name)
-    print(f"{_line(restored)}\nbefore: {_line(former)}")
+    print(f"before: {_line(former)}\n{_line(restored)}")
 
 
 @registry_app.command("rebuild")

@@ -8,9 +8,9 @@ before it by a rollback.
 
 from __future__ import annotations
 
-from nfk.registry.client import RegistryError, connect
+from nfk.registry.client import NotGoodEnough, RegistryError, connect
 from nfk.registry.entries import CANDIDATE, CHAMPION, Entry, entries, find, names, resolve
 from nfk.registry.promotion import promote, rollback
 
-__all__ = ["CANDIDATE", "CHAMPION", "Entry", "RegistryError", "connect", "entries", "find", "names", "promote",
-           "resolve", "rollback"]
+__all__ = ["CANDIDATE", "CHAMPION", "Entry", "NotGoodEnough", "RegistryError", "connect", "entries", "find", "names",
+           "promote", "resolve", "rollback"]

@@ -21,6 +21,10 @@ class RegistryError(ValueError):
     """The registry cannot do what is asked; the message is one line."""
 
 
+class NotGoodEnough(RegistryError):
+    """A candidate that the gate keeps from the championship."""
+
+
 @contextmanager
 def connect(params: TrackingParams) -> Iterator[MlflowClient]:
     """A client of the tracker in force; RegistryError for whatever it refuses and when it is away.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from nfk.registry.client import RegistryError
+from nfk.registry.client import NotGoodEnough, RegistryError
 from nfk.registry.entries import CHAMPION, FORMER, PAIR, ROLLED_BACK, Entry, entries, find, names_of
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ def promote(client: MlflowClient, reference: str, *, gain: float = 0.0) -> tuple
         best = max(rivals, key=lambda entry: entry.metric or 0.0)
         _crown(client, best)
         client.delete_model_version_tag(candidate.name, candidate.version, FORMER)
-        raise RegistryError(f"{candidate.reference} was not promoted: {best.reference}, at {best.metric:.4f} better "
+        raise NotGoodEnough(f"{candidate.reference} was not promoted: {best.reference}, at {best.metric:.4f} better "
                             f"than {candidate.metric:.4f}, was promoted meanwhile and is the champion")
     return find(client, candidate.reference), champion
 
@@ -87,7 +87,7 @@ def _pass_gate(candidate: Entry, champion: Entry | None, gain: float) -> None:
             "compared; register both by one metric")
     bound = champion.metric + gain
     if candidate.metric < bound:
-        raise RegistryError(
+        raise NotGoodEnough(
             f"{candidate.reference} has {candidate.tags.get('gate.metric')}={candidate.metric:.4f}, below {bound:.4f} "
             f"that the champion {champion.reference} asks (its {champion.metric:.4f} + registry.gain={gain:g}); "
             "it stays a candidate")

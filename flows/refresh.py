@@ -1,0 +1,112 @@
+"""Scheduled: new data to a registered, gated embedder: `python -m flows.refresh`.
+
+    data anew -> the pipeline -> register as candidate -> promote through the gate -> push DVC's cache
+
+The data stage always runs: it reads its source again, and where that gives the same bytes DVC repeats nothing after
+it. A candidate that does not pass the gate is a normal end: the champion stays.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.runtime import flow_run
+from pydantic import ConfigDict, Field
+
+from flows.pipeline import FAILED, REFUSED, PipelineOptions, pipeline
+from flows.plain_failures import WithoutTraceback
+from flows.process_group import run_streamed
+from nfk import params as parameters
+from nfk.workspace_lock import WorkspaceBusy
+
+for _name in ("prefect.task_runs", "prefect.flow_runs"):
+    logging.getLogger(_name).addFilter(WithoutTraceback(WorkspaceBusy, parameters.ParamsError))
+
+_STEP_SECONDS = 3600.0
+
+
+class StepFailed(RuntimeError):
+    """A step around the pipeline ended with an error; the message has its last line."""
+
+
+class RefreshOptions(PipelineOptions):
+    """What one refresh may be asked for."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    promote: bool = Field(True, description="give each candidate its chance to become champion")
+    push: bool = Field(True, description="push DVC's cache to the default remote, where there is one")
+    branch: Annotated[str, Field(pattern=r"^([\w./-]+)?$")] = Field(
+        "", description="commit dvc.lock and push it to this branch of origin, such as runs/nightly; empty: do not")
+
+
+@flow(name="nfk-refresh")
+def refresh(options: RefreshOptions = RefreshOptions()) -> None:  # noqa: B008 - frozen
+    """Everything up to date from the data on, registered and judged; the first step that fails ends the run."""
+    params = parameters.load()
+    pipeline(PipelineOptions(**options.model_dump(include=set(PipelineOptions.model_fields)) | {
+        "always": ("data",)}))
+    rows = []
+    for family in options.families or tuple(params.families):
+        run_step.with_options(task_run_name=f"register {family}")(["nfk", "registry", "register", family])
+        verdict = "registered"
+        if options.promote:
+            verdict = run_step.with_options(task_run_name=f"promote {family}")(
+                ["nfk", "registry", "promote", f"nfk-{family}-embedder@candidate", "--or-keep"])
+        rows.append({"family": family, "verdict": verdict})
+    create_table_artifact(key="nfk-registry", table=rows, description="What became of each candidate")
+    if options.push and _has_remote():
+        # the cache before the lock: a lock must never name what nobody can pull
+        run_step.with_options(task_run_name="push")(["dvc", "push", "--quiet"])
+    if options.branch:
+        run_step.with_options(task_run_name="commit")(["git", "commit", "--quiet", "--allow-empty", "dvc.lock",
+                                                       "--message", f"refresh: {flow_run.name}"])
+        run_step.with_options(task_run_name="push lock")(["git", "push", "--quiet", "--force", "origin",
+                                                          f"HEAD:refs/heads/{options.branch}"])
+
+
+@task(cache_policy=NO_CACHE)
+def run_step(command: list[str]) -> str:
+    """One command, its lines in the log; the last of them. StepFailed with that line where it fails."""
+    if command[0] in ("nfk", "dvc"):
+        command = [sys.executable, "-m", *command]
+    ended = run_streamed(command, get_run_logger().info, seconds=_STEP_SECONDS)
+    if ended.timed_out or ended.status != 0:
+        why = f"took more than {_STEP_SECONDS:g} s" if ended.timed_out else ended.last_line
+        raise StepFailed(f"`{' '.join(command[-4:])}` failed: {why}")
+    return ended.last_line
+
+
+def _has_remote() -> bool:
+    from dvc.repo import Repo
+
+    with Repo() as repo:
+        return bool(repo.config["core"].get("remote"))
+
+
+def _main(
+    family: Annotated[list[str] | None, typer.Option(help="refresh only this family; repeatable")] = None,
+    promote: Annotated[bool, typer.Option(help="give each candidate its chance to become champion")] = True,
+    push: Annotated[bool, typer.Option(help="push DVC's cache to the default remote")] = True,
+    branch: Annotated[str, typer.Option(help="branch of origin that gets dvc.lock")] = "",
+) -> None:
+    """Refresh under Prefect."""
+    try:
+        parameters.load()
+        refresh(RefreshOptions(families=tuple(family or ()), promote=promote, push=push, branch=branch))
+    except (parameters.ParamsError, WorkspaceBusy) as error:
+        print(str(error), file=sys.stderr)
+        raise typer.Exit(REFUSED) from None
+    except RuntimeError as error:
+        print(str(error), file=sys.stderr)
+        raise typer.Exit(FAILED) from None
+
+
+if __name__ == "__main__":
+    typer.run(_main)
