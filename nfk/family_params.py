@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from nfk.section import PositiveInt, Rate, Section
 
@@ -59,7 +59,34 @@ class MlpParams(FamilyParams):
     epochs: PositiveInt = 30
 
 
-AnyFamily = Annotated[DcganParams | ConvVaeParams | Lenet5Params | MlpParams, Field(discriminator="model")]
+class WideResnetParams(FamilyParams):
+    """Wide ResNet of 6 n + 4 layers and `width` times 16, 32, 64 channels (Zagoruyko, Komodakis 2016), batch norm.
+
+    For ten classes in colour: WRN-16-1 has 175,066 parameters, WRN-16-2 691,674, WRN-40-2 2,243,546.
+    """
+
+    model: Literal["wide_resnet"] = "wide_resnet"
+    depth: Annotated[int, Field(ge=10, le=1000)] = 16
+    width: Annotated[int, Field(ge=1, le=64)] = 1
+    batch: Annotated[int, Field(ge=2, le=65536)] = 128
+    epochs: PositiveInt = 30
+    learning_rate: Rate = 0.1
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
+    crop: Annotated[int, Field(ge=0, le=64)] = Field(4, description="pixels of the frame that crops are taken from")
+    flip: bool = Field(False, description="mirror every other image: right for photographs, wrong for digits")
+
+    @field_validator("depth")
+    @classmethod
+    def _whole_blocks(cls, depth: int) -> int:
+        if (depth - 4) % 6:
+            below = depth - (depth - 4) % 6
+            raise ValueError(f"depth={depth} must be 6 n + 4, such as {max(below, 10)} or {max(below, 4) + 6}")
+        return depth
+
+
+AnyFamily = Annotated[
+    DcganParams | ConvVaeParams | Lenet5Params | MlpParams | WideResnetParams, Field(discriminator="model")]
 
 MODEL_PARAMS: dict[str, type[FamilyParams]] = {
-    "dcgan": DcganParams, "conv_vae": ConvVaeParams, "lenet5": Lenet5Params, "mlp": MlpParams}
+    "dcgan": DcganParams, "conv_vae": ConvVaeParams, "lenet5": Lenet5Params, "mlp": MlpParams,
+    "wide_resnet": WideResnetParams}

@@ -192,7 +192,8 @@ def _explain(fault: Any, content: dict[str, Any]) -> str:
     if fault["type"] == "union_tag_not_found":
         return f"{key}.model: missing; allowed: {', '.join(MODEL_PARAMS)}"
     if fault["type"] == "value_error":
-        return str(fault["ctx"]["error"])
+        message = str(fault["ctx"]["error"])
+        return message if not location else f"{'.'.join(map(str, location[:-1]))}: {message}; change it in params.yaml"
     shown = "" if fault["type"] == "missing" else f"={fault['input']!r}"
     message = fault["msg"].replace("Input should be", "must be")
     remedy = "; add it to params.yaml" if fault["type"] == "missing" else "; change it in params.yaml"

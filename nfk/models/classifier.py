@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
@@ -47,7 +48,8 @@ class Lenet5Network(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b classes"], Hidden]:
+    def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> tuple[Float[Array, "b classes"], Hidden]:
+        del train
         hidden: Hidden = {}
         for layer, (channels, padding) in enumerate(
             ((6, "VALID" if x.shape[1:3] == (32, 32) else "SAME"), (16, "VALID"))
@@ -68,7 +70,8 @@ class MlpNetwork(nn.Module):
     classes: int
 
     @nn.compact
-    def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b classes"], Hidden]:
+    def __call__(self, x: Float[Array, "b h w c"], train: bool = False) -> tuple[Float[Array, "b classes"], Hidden]:
+        del train
         hidden: Hidden = {}
         x = hidden["dense_0"] = nn.relu(nn.Dense(self.hidden, name="dense_0")(x.reshape(len(x), -1)))
         x = hidden["penultimate"] = nn.relu(nn.Dense(self.hidden, name="dense_1")(x))
@@ -76,10 +79,36 @@ class MlpNetwork(nn.Module):
         return logits, hidden
 
 
+@runtime_checkable
+class Recipe(Protocol):
+    """How a classifier learns; hashable, so that equal recipes are compiled once."""
+
+    def optimiser(self, steps: int) -> optax.GradientTransformation:
+        """For a training of so many steps."""
+
+    def augment(self, images: UInt8[Array, "b h w c"], key: Key[Array, ""]) -> UInt8[Array, "b h w c"]:
+        """A batch as the network sees it in training."""
+
+
 @dataclass(frozen=True)
-class Classifier:
+class AdamAndShift:
+    """Adam, its rate falling by a cosine to zero, on images shifted by up to a pixel."""
+
+    learning_rate: float
+
+    def optimiser(self, steps: int) -> optax.GradientTransformation:
+        return optax.adam(optax.cosine_decay_schedule(self.learning_rate, steps))
+
+    def augment(self, images: UInt8[Array, "b h w c"], key: Key[Array, ""]) -> UInt8[Array, "b h w c"]:
+        return shift(images, key)
+
+
+@dataclass(frozen=True)
+class Classifier(ABC):
     """A classifier as a `nfk.models.protocol.TrainedModel`: theta is all kernels and biases,
-    s(x) = logsumexp_y f_y(x), the negative free energy (grad s = sum_y p(y|x) grad f_y(x)), no samples."""
+    s(x) = logsumexp_y f_y(x), the negative free energy (grad s = sum_y p(y|x) grad f_y(x)), no samples.
+
+    Batch statistics, where the network has them, are the running ones, constants to every gradient."""
 
     config: FamilyParams
     image_shape: tuple[int, int, int]
@@ -96,8 +125,13 @@ class Classifier:
         return replace(untrained, variables=variables)
 
     @property
+    @abstractmethod
     def network(self) -> nn.Module:
-        raise NotImplementedError
+        """(images, train) -> (logits, hidden layers' outputs)"""
+
+    @property
+    def recipe(self) -> Recipe:
+        return AdamAndShift(self.config.learning_rate)
 
     @property
     def params(self) -> PyTree:
@@ -112,8 +146,9 @@ class Classifier:
     def log_density(self, params: PyTree, x: Float[Array, "h w c"], key: Key[Array, ""]) -> Float[Array, ""]:
         """s(x; theta) = logsumexp of the logits; the key is not used."""
         del key
-        x = x[None].astype(jax.tree.leaves(params)[0].dtype)
-        return jax.nn.logsumexp(self.network.apply({"params": params}, x)[0][0])
+        dtype = jax.tree.leaves(params)[0].dtype
+        statistics = jax.tree.map(lambda leaf: leaf.astype(dtype), _statistics(self.variables))
+        return jax.nn.logsumexp(self.network.apply({"params": params, **statistics}, x[None].astype(dtype))[0][0])
 
     def activations(self, x: Float[Array, "b h w c"]) -> Hidden:
         """Every layer's output after its ReLU; 'penultimate' is the last hidden one, 'logits' the output."""
@@ -132,23 +167,23 @@ class Classifier:
         progress: Progress | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> Trained[Classifier]:
-        """Adam on the cross-entropy of images shifted by up to a pixel, its rate falling by a cosine to zero.
+        """The cross-entropy's descent by `recipe`.
 
         Equal keys give equal networks. Raises TrainingError where the loss is not finite.
         """
         require_images(images, labels, self.image_shape, self.classes, self.config.batch)
         config = self.config
-        descent = _Descent(self.network, config.learning_rate, config.epochs * (len(images) // config.batch))
+        descent = _Descent(self.network, self.recipe, config.epochs * (len(images) // config.batch))
 
         def validate(state: _State) -> dict[str, float]:
-            return {"validation_accuracy": _accuracy(self.network, state.params, *validation)}
+            return {"validation_accuracy": _accuracy(self.network, state.variables, *validation)}
 
         state, history = run_epochs(
-            descent.step, _State(self.params, descent.optimiser.init(self.params)), images, labels,
+            descent.step, _State(self.variables, descent.optimiser.init(self.params)), images, labels,
             batch=config.batch, epochs=config.epochs, key=key, progress=progress,
             checkpoint=checkpoint, validate=validate)
         metrics = {name: values[-1] for name, values in history.items()}
-        trained = replace(self, variables={"params": state.params})
+        trained = replace(self, variables=state.variables)
         return Trained(trained, history, metrics, appraise(metrics, validation[1]))
 
 
@@ -180,35 +215,43 @@ class Mlp(Classifier):
 
 
 class _State(NamedTuple):
-    params: PyTree
+    variables: Variables
     moments: optax.OptState
 
 
 @dataclass(frozen=True)
 class _Descent:
-    """Adam on one network's cross-entropy over so many steps."""
+    """One network's training by one recipe over so many steps."""
 
     network: nn.Module
-    learning_rate: float
+    recipe: Recipe
     steps: int
 
     @property
     def optimiser(self) -> optax.GradientTransformation:
-        return optax.adam(optax.cosine_decay_schedule(self.learning_rate, self.steps))
+        return self.recipe.optimiser(self.steps)
 
     @partial(jax.jit, static_argnums=0)
     def step(
         self, state: _State, images: UInt8[Array, "b h w c"], labels: Int32[Array, " b"], key: Key[Array, ""]
     ) -> tuple[_State, Terms]:
-        shifted = unit_range(shift(images, key))
+        seen = unit_range(self.recipe.augment(images, key))
 
-        def loss(params: PyTree) -> tuple[Array, Terms]:
-            logits, _ = self.network.apply({"params": params}, shifted)
+        def loss(params: PyTree) -> tuple[Array, tuple[Variables, Terms]]:
+            (logits, _), updated = self.network.apply(
+                {**state.variables, "params": params}, seen, train=True, mutable=["batch_stats"])
             value = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-            return value, {"loss": value, "accuracy": (logits.argmax(axis=1) == labels).mean()}
+            return value, (updated, {"loss": value, "accuracy": (logits.argmax(axis=1) == labels).mean()})
 
-        gradient, terms = jax.grad(loss, has_aux=True)(state.params)
-        return _State(*descend(self.optimiser, gradient, state.params, state.moments)), terms
+        params = state.variables["params"]
+        gradient, (updated, terms) = jax.grad(loss, has_aux=True)(params)
+        params, moments = descend(self.optimiser, gradient, params, state.moments)
+        return _State({"params": params, **updated}, moments), terms
+
+
+def _statistics(variables: Variables) -> Variables:
+    """What is no parameter: running batch statistics, or nothing."""
+    return {name: collection for name, collection in variables.items() if name != "params"}
 
 
 def shift(images: UInt8[Array, "b h w c"], key: Key[Array, ""]) -> UInt8[Array, "b h w c"]:
@@ -225,18 +268,19 @@ def shift(images: UInt8[Array, "b h w c"], key: Key[Array, ""]) -> UInt8[Array, 
 
 @partial(jax.jit, static_argnums=(0, 1))
 def _initial(network: nn.Module, image_shape: tuple[int, int, int], key: Key[Array, ""]) -> Variables:
-    return network.init(key, jnp.zeros((1, *image_shape)))
+    # two images: a single one would have its convolutions timed
+    return network.init(key, jnp.zeros((2, *image_shape)))
 
 
 @partial(jax.jit, static_argnums=0)
-def _predict(network: nn.Module, params: PyTree, images: UInt8[Array, "b h w c"]) -> Int32[Array, " b"]:
-    return network.apply({"params": params}, unit_range(images))[0].argmax(axis=1)
+def _predict(network: nn.Module, variables: Variables, images: UInt8[Array, "b h w c"]) -> Int32[Array, " b"]:
+    return network.apply(variables, unit_range(images))[0].argmax(axis=1)
 
 
 def _accuracy(
-    network: nn.Module, params: PyTree, images: UInt8[np.ndarray, "n h w c"], labels: Int32[np.ndarray, " n"]
+    network: nn.Module, variables: Variables, images: UInt8[np.ndarray, "n h w c"], labels: Int32[np.ndarray, " n"]
 ) -> float:
-    predicted = [np.asarray(_predict(network, params, images[start : start + _CHUNK]))
+    predicted = [np.asarray(_predict(network, variables, images[start : start + _CHUNK]))
                  for start in range(0, len(images), _CHUNK)]
     return float(np.mean(np.concatenate(predicted) == labels))
 

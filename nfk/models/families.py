@@ -8,10 +8,12 @@ from nfk.family_params import AnyFamily
 from nfk.models.classifier import Lenet5, Mlp
 from nfk.models.conv_vae import ConvVae
 from nfk.models.dcgan import Dcgan
+from nfk.models.wide_resnet import WideResnet
 
-Model = Dcgan | ConvVae | Lenet5 | Mlp
+Model = Dcgan | ConvVae | Lenet5 | Mlp | WideResnet
 
-MODELS: dict[str, type[Model]] = {"dcgan": Dcgan, "conv_vae": ConvVae, "lenet5": Lenet5, "mlp": Mlp}
+MODELS: dict[str, type[Model]] = {"dcgan": Dcgan, "conv_vae": ConvVae, "lenet5": Lenet5, "mlp": Mlp,
+                                "wide_resnet": WideResnet}
 
 
 def initial(config: AnyFamily, image_shape: tuple[int, int, int], classes: int, key: Key[Array, ""]) -> Model:

@@ -16,15 +16,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from nfk.data import bundled
 from nfk.family_params import DcganParams, Lenet5Params
-from nfk.models.convolution import Conv
 from nfk.models.families import initial
+from nfk.models.wide_resnet import WideResNet
 
 _CONFIGS = {"lenet5": Lenet5Params(model="lenet5", epochs=2), "dcgan-small": DcganParams(model="dcgan", epochs=3),
             "dcgan": DcganParams(model="dcgan", width=64)}
@@ -33,33 +32,6 @@ _CONFIGS = {"lenet5": Lenet5Params(model="lenet5", epochs=2), "dcgan-small": Dcg
 class Network(NamedTuple):
     log_density: Callable[[Any, Any, Any], Any]
     params: Any
-
-
-class WideResNet(nn.Module):
-    """Zagoruyko and Komodakis 2016: pre-activation blocks in three groups of 16, 32, 64 times `width` channels."""
-
-    depth: int
-    width: int
-    classes: int = 10
-
-    @nn.compact
-    def __call__(self, x: Any, train: bool = False) -> Any:
-        def activated(x: Any, name: str) -> Any:
-            return nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.0, name=name)(x))
-
-        x = Conv(16, (3, 3), use_bias=False, name="conv")(x)
-        for group in range(3):
-            channels = 16 * 2**group * self.width
-            for block in range((self.depth - 4) // 6):
-                name, strides = f"group_{group}_{block}", 2 if group and not block else 1
-                inside = activated(x, f"{name}_norm_0")
-                if x.shape[-1] != channels or strides != 1:
-                    x = Conv(channels, (1, 1), (strides, strides), use_bias=False, name=f"{name}_skip")(inside)
-                inside = Conv(channels, (3, 3), (strides, strides), use_bias=False, name=f"{name}_conv_0")(inside)
-                inside = activated(inside, f"{name}_norm_1")
-                x = x + Conv(channels, (3, 3), use_bias=False, name=f"{name}_conv_1")(inside)
-        x = activated(x, "norm").mean(axis=(1, 2))
-        return nn.Dense(self.classes, name="dense")(x)
 
 
 @functools.cache
@@ -97,7 +69,7 @@ def network(name: str) -> Network:
 
 
 def _wide_resnet(depth: int, width: int, key: Any) -> Network:
-    module = WideResNet(depth, width)
+    module = WideResNet(depth, width, momentum=0.0)
     x = jnp.asarray(images("wrn", 64))
     variables = module.init(key, x)
     _, updated = module.apply(variables, x, train=True, mutable=["batch_stats"])
@@ -108,7 +80,8 @@ def _wide_resnet(depth: int, width: int, key: Any) -> Network:
         del key
         dtype = jax.tree.leaves(params)[0].dtype
         statistics = jax.tree.map(lambda leaf: leaf.astype(dtype), updated["batch_stats"])
-        return jax.nn.logsumexp(module.apply({"params": params, "batch_stats": statistics}, x[None].astype(dtype))[0])
+        logits, _ = module.apply({"params": params, "batch_stats": statistics}, x[None].astype(dtype))
+        return jax.nn.logsumexp(logits[0])
 
     return Network(log_density, variables["params"])
 

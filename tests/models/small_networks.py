@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from nfk.family_params import ConvVaeParams, DcganParams, Lenet5Params, MlpParams
+from nfk.family_params import ConvVaeParams, DcganParams, Lenet5Params, MlpParams, WideResnetParams
 from nfk.models.families import initial
 
 CLASSES = 4
@@ -16,6 +16,7 @@ CONFIGS = {
     "conv_vae": (ConvVaeParams(width=4, hidden=16, latent=4, batch=32, epochs=20, learning_rate=5e-3), 1),
     "conv_vae_colour": (ConvVaeParams(width=4, hidden=16, latent=4, batch=32, epochs=20, learning_rate=5e-3), 3),
     "lenet5": (Lenet5Params(batch=32, epochs=4), 1),
+    "wide_resnet": (WideResnetParams(depth=10, batch=32, epochs=6, crop=1), 1),
     "mlp": (MlpParams(hidden=16, batch=32, epochs=8), 1),
 }
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from nfk.fisher.scores import Scores
 from tests.models.small_networks import CLASSES, CONFIGS, Kept, examples, fit, key, start
 
 NAMES = list(CONFIGS)
@@ -32,6 +33,19 @@ def test_float32_density_and_score_are_the_float64_ones_to_round_off(scored, nam
 
 def flat(tree):
     return np.concatenate([leaf.ravel() for leaf in jax.tree.leaves(tree)]).astype(np.float64)
+
+
+@every_network
+def test_scores_by_blocks_are_those_of_each_image_alone(trained, name):
+    """The path that Fisher vectors take against `jax.grad`, one example at a time, both in float64."""
+    model = trained(name).model
+    with jax.enable_x64(True):
+        exact = Scores(model.log_density, model.params).in_float64
+        x = jnp.asarray(examples(name), jnp.float64)
+        gradient = jax.jit(jax.grad(model.log_density))
+        for row, image in zip(np.asarray(exact(x)), x, strict=True):
+            alone = flat(jax.tree.map(np.asarray, gradient(exact.params, image, key(0))))
+            assert np.linalg.norm(row - alone) < 1e-10 * np.linalg.norm(alone)
 
 
 @every_network
@@ -76,6 +90,8 @@ def test_activations_of_a_batch_are_those_of_its_images(trained, name):
     ("lenet5", {"conv_0": (12, 12, 6), "pool_0": (6, 6, 6), "conv_1": (2, 2, 16), "pool_1": (1, 1, 16),
                 "dense_0": (120,), "penultimate": (84,), "logits": (CLASSES,)}),
     ("mlp", {"dense_0": (16,), "penultimate": (16,), "logits": (CLASSES,)}),
+    ("wide_resnet", {"conv": (12, 12, 16), "group_0_0": (12, 12, 16), "group_1_0": (6, 6, 32),
+                     "group_2_0": (3, 3, 64), "penultimate": (64,), "logits": (CLASSES,)}),
 ])
 def test_activations_are_all_layers_in_order_unpooled(name, layers):
     names = []
@@ -100,12 +116,12 @@ def test_samples_are_images_and_follow_the_key(trained, name):
     assert not np.array_equal(samples, model.sample(key(1), 300))
 
 
-@pytest.mark.parametrize("name", ["lenet5", "mlp"])
+@pytest.mark.parametrize("name", ["lenet5", "mlp", "wide_resnet"])
 def test_classifiers_have_no_samples(name):
     assert start(name).sample(key(0), 3) is None
 
 
-@pytest.mark.parametrize("name", ["dcgan", "conv_vae", "lenet5"])
+@pytest.mark.parametrize("name", ["dcgan", "conv_vae", "lenet5", "wide_resnet"])
 def test_equal_keys_train_equal_networks_bit_for_bit(trained, name):
     first, again, other = trained(name), fit(name), fit(name, seed=2)
     jax.tree.map(np.testing.assert_array_equal, first.model.variables, again.model.variables)
@@ -113,7 +129,7 @@ def test_equal_keys_train_equal_networks_bit_for_bit(trained, name):
     assert first.history != other.history
 
 
-@pytest.mark.parametrize("name", ["dcgan", "conv_vae", "lenet5"])
+@pytest.mark.parametrize("name", ["dcgan", "conv_vae", "lenet5", "wide_resnet"])
 def test_a_training_that_broke_off_goes_on_to_the_same_network(trained, name):
     kept = Kept()
 
