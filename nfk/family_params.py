@@ -44,6 +44,32 @@ class ConvVaeParams(FamilyParams):
     epochs: PositiveInt = 60
 
 
+class LikelihoodParams(FamilyParams):
+    """What is trained by its likelihood returns a moving average of the parameters, of decay `ema` a step."""
+
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
+
+
+class FlowParams(LikelihoodParams):
+    """Normalizing flow: at each of `levels` scales a squeeze and `steps` affine couplings between 1x1 convolutions,
+    conditioned by convolutions of `width` channels (RealNVP, Glow)."""
+
+    model: Literal["flow"] = "flow"
+    levels: Annotated[int, Field(ge=1, le=8)] = 2
+    steps: PositiveInt = 4
+    width: Annotated[int, Field(ge=1, le=1024)] = 32
+
+
+class PixelCnnParams(LikelihoodParams):
+    """PixelCNN++ at one scale: two streams of `blocks` gated residual blocks of `filters` channels, the kernels of
+    block i dilated 2^i times; every pixel a mixture of `mixtures` discretised logistics."""
+
+    model: Literal["pixelcnn"] = "pixelcnn"
+    filters: Annotated[int, Field(ge=1, le=1024)] = 16
+    blocks: Annotated[int, Field(ge=1, le=16)] = 3
+    mixtures: PositiveInt = 5
+
+
 class Lenet5Params(FamilyParams):
     """LeNet-5 with ReLU and max-pooling; 61,706 parameters for ten classes of 28x28 or 32x32 grey images."""
 
@@ -59,7 +85,9 @@ class MlpParams(FamilyParams):
     epochs: PositiveInt = 30
 
 
-AnyFamily = Annotated[DcganParams | ConvVaeParams | Lenet5Params | MlpParams, Field(discriminator="model")]
+AnyFamily = Annotated[
+    DcganParams | ConvVaeParams | FlowParams | PixelCnnParams | Lenet5Params | MlpParams, Field(discriminator="model")]
 
 MODEL_PARAMS: dict[str, type[FamilyParams]] = {
-    "dcgan": DcganParams, "conv_vae": ConvVaeParams, "lenet5": Lenet5Params, "mlp": MlpParams}
+    "dcgan": DcganParams, "conv_vae": ConvVaeParams, "flow": FlowParams, "pixelcnn": PixelCnnParams,
+    "lenet5": Lenet5Params, "mlp": MlpParams}
