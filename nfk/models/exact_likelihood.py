@@ -38,6 +38,10 @@ class Network(Objective, Protocol):
         """theta of the untrained network."""
         ...
 
+    def started(self, params: PyTree, images: UInt8[Array, "b h w c"], key: Key[Array, ""]) -> PyTree:
+        """theta to train from, given some of the images."""
+        ...
+
     def log_likelihood(self, params: PyTree, x: Float[Array, "b h w c"]) -> tuple[Float[Array, " b"], Hidden]:
         """log p of images in [0, 1], in nats, in the dtype of `params`; the hidden layers' outputs by name."""
         ...
@@ -111,9 +115,11 @@ class ExactLikelihood:
         """
         config = self.config
         require_images(images, labels, self.image_shape, self.classes, config.batch)
-        fit_key, check_key = jax.random.split(key)
+        start_key, fit_key, check_key = jax.random.split(key, 3)
+        some = jnp.asarray(images[:: -(-len(images) // _BLOCK)])
+        start = self.network.started(self.params, some, start_key)
         params, history = fit(
-            self.network, self.params, images, labels, validation[0], batch=config.batch, epochs=config.epochs,
+            self.network, start, images, labels, validation[0], batch=config.batch, epochs=config.epochs,
             learning_rate=config.learning_rate, key=fit_key, ema=config.ema, clip=_CLIP, cosine=True,
             progress=progress, checkpoint=checkpoint)
         trained = replace(self, variables={"params": params})

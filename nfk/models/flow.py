@@ -23,43 +23,59 @@ from nfk.models.convolution import Conv
 from nfk.models.exact_likelihood import ExactLikelihood, Hidden, told
 from nfk.training import TrainingError, unit_range
 
-_MARGIN = 0.05
-"""Of the unit interval at either end, where the logit is too steep: RealNVP's alpha."""
+_MARGIN = 1e-4
+"""Of the unit interval at either end, where the logit is too steep: RealNVP's alpha, there 0.05. With less of it the
+cells of black and white are as wide on the line as a pixel's other intensities, not spikes that take long to learn."""
+_LEAST_VARIANCE = 1e-4
 
 
 class Mixing(nn.Module):
-    """y = x K + bias over channels, K = L U Q: a 1x1 convolution.
+    """y = x K + bias over channels, K = Q L U: a 1x1 convolution.
 
     Q is the orthonormal discrete cosine transform, which mixes all channels (of a squeezed grey image: into the mean
     of 2x2 pixels and their differences), and `factors` holds L below its diagonal (ones on it), U above and log diag U
-    on it: K = Q at the start, log |det K| = trace(factors), and no entry is without effect. It is Glow's actnorm and
-    1x1 convolution in one, where the former's scale and the latter's diag U would be two parameters for one number.
+    on it: K = Q at the start, log |det K| = trace(factors), and no entry is without effect. It is Glow's 1x1
+    convolution and actnorm in one, where diag U and the latter's scale would be two parameters for one number.
     """
 
     channels: int
 
     def setup(self) -> None:
-        self.factors = self.param("factors", nn.initializers.zeros, (self.channels, self.channels))
-        self.bias = self.param("bias", nn.initializers.zeros, (self.channels,))
+        self.factors = self.param("factors", nn.initializers.zeros, (self.channels, self.channels), jnp.float32)
+        self.bias = self.param("bias", nn.initializers.zeros, (self.channels,), jnp.float32)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b h w c"], Float[Array, ""]]:
-        """y, and log |det dy/dx|, the same for every x."""
-        lower, upper, turn = self._parts()
-        y = x @ (lower @ upper @ turn) + self.bias[None, None, None, :]
-        return y, jnp.trace(self.factors) * (x.shape[1] * x.shape[2])
+    def __call__(
+        self, x: Float[Array, "b h w c"], standardise: bool = False
+    ) -> tuple[Float[Array, "b h w c"], Float[Array, ""]]:
+        """y, and log |det dy/dx|, the same for every x; `standardise` makes y's channels of mean 0 and variance 1 by
+        parameters of its own, which then need to be mutable."""
+        factors, bias = self.factors, self.bias
+        if standardise:
+            turned = x @ self._turn
+            factors = jnp.diag(-0.5 * jnp.log(turned.var(axis=(0, 1, 2)) + _LEAST_VARIANCE))
+            bias = -turned.mean(axis=(0, 1, 2)) * jnp.exp(jnp.diag(factors))
+            self.put_variable("params", "factors", factors)
+            self.put_variable("params", "bias", bias)
+        lower, upper = _triangles(factors)
+        y = x @ (self._turn @ lower @ upper) + bias[None, None, None, :]
+        return y, jnp.trace(factors) * (x.shape[1] * x.shape[2])
 
     def inverse(self, y: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """x of y."""
-        lower, upper, turn = self._parts()
+        lower, upper = _triangles(self.factors)
         identity = jnp.eye(self.channels, dtype=y.dtype)
-        back = solve_triangular(upper, identity) @ solve_triangular(lower, identity, lower=True)
-        return (y - self.bias[None, None, None, :]) @ (turn.T @ back)
+        back = solve_triangular(upper, identity) @ solve_triangular(lower, identity, lower=True) @ self._turn.T
+        return (y - self.bias[None, None, None, :]) @ back
 
-    def _parts(self) -> tuple[Float[Array, "c c"], Float[Array, "c c"], Float[Array, "c c"]]:
-        identity = jnp.eye(self.channels, dtype=self.factors.dtype)
-        upper = jnp.triu(self.factors, 1) + jnp.diag(jnp.exp(jnp.diag(self.factors)))
-        turn = jnp.asarray(dct(np.eye(self.channels), norm="ortho"), self.factors.dtype)
-        return identity + jnp.tril(self.factors, -1), upper, turn
+    @property
+    def _turn(self) -> Float[Array, "c c"]:
+        return jnp.asarray(dct(np.eye(self.channels), norm="ortho"), self.factors.dtype)
+
+
+def _triangles(factors: Float[Array, "c c"]) -> tuple[Float[Array, "c c"], Float[Array, "c c"]]:
+    """L and U."""
+    upper = jnp.triu(factors, 1) + jnp.diag(jnp.exp(jnp.diag(factors)))
+    return jnp.eye(len(factors), dtype=factors.dtype) + jnp.tril(factors, -1), upper
 
 
 class Conditioner(nn.Module):
@@ -93,10 +109,10 @@ class Step(nn.Module):
         self.conditioner = Conditioner(self.width)
 
     def __call__(
-        self, x: Float[Array, "b h w c"]
+        self, x: Float[Array, "b h w c"], standardise: bool = False
     ) -> tuple[Float[Array, "b h w c"], Float[Array, " b"], list[Float[Array, "b h w _"]]]:
         """y, log |det dy/dx|, and the hidden layers' outputs, y the last of them."""
-        x, log_det = self.mixing(x)
+        x, log_det = self.mixing(x, standardise)
         kept, moved = jnp.split(x, 2, axis=-1)
         shift, log_scale, hidden = self.conditioner(kept)
         y = jnp.concatenate([kept, (moved + shift) * jnp.exp(log_scale)], axis=-1)
@@ -123,13 +139,15 @@ class FlowNetwork(nn.Module):
         self.scales = [[Step(channels * 2**level, self.width) for _ in range(self.steps)]
                        for level in range(self.levels)]
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b d"], Float[Array, " b"], Hidden]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], standardise: bool = False
+    ) -> tuple[Float[Array, "b d"], Float[Array, " b"], Hidden]:
         """z, log |det dz/dx|, and the hidden layers' outputs by name."""
         log_det, left, hidden = jnp.zeros(len(x), x.dtype), [], {}
         for level, scale in enumerate(self.scales):
             x = squeeze(x)
             for index, step in enumerate(scale):
-                x, gained, outputs = step(x)
+                x, gained, outputs = step(x, standardise)
                 log_det += gained
                 hidden |= {f"level_{level}_step_{index}{layer}": output
                            for layer, output in zip(("_conv_0", "_conv_1", ""), outputs, strict=True)}
@@ -175,17 +193,22 @@ def unsqueeze(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c/4"]:
 
 
 def to_line(x: Float[Array, "b h w c"]) -> tuple[Float[Array, "b h w c"], Float[Array, " b"]]:
-    """t = logit(0.05 + 0.9 v / 256) of x in [0, 1], v = 255 x + 1/2 the place on the scale of 256 cells of one
-    level each; and sum log dt/dv. Cells reach from x = -1/510 to 1 + 1/510; a level lies in the middle of its own."""
+    """t = logit(y), y = a + (1 - 2 a) v / 256 of x in [0, 1], v = 255 x + 1/2 the place on the scale of 256 cells of
+    one level each; and sum log dt/dv. Cells reach from x = -1/510 to 1 + 1/510; a level lies in the middle of its own.
+    """
     share = (1 - 2 * _MARGIN) / 256
-    y = _MARGIN + share * (255 * x + 0.5)
-    t = jnp.log(y) - jnp.log1p(-y)
-    return t, (math.log(share) - jnp.log(y) - jnp.log1p(-y)).sum(axis=(1, 2, 3))
+    log_y, log_rest = (jnp.log(_MARGIN + share * (255 * part + 0.5)) for part in (x, 1 - x))
+    return log_y - log_rest, (math.log(share) - log_y - log_rest).sum(axis=(1, 2, 3))
 
 
 def from_line(t: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
     """The inverse of `to_line`, not yet clipped."""
     return ((nn.sigmoid(t) - _MARGIN) * (256 / (1 - 2 * _MARGIN)) - 0.5) / 255
+
+
+def _dequantised(images: UInt8[Array, "b h w c"], key: Key[Array, ""]) -> Float[Array, "b h w c"]:
+    """Every pixel at a uniformly drawn place of its level's cell."""
+    return unit_range(images) + jax.random.uniform(key, images.shape, minval=-0.5, maxval=0.5) / 255
 
 
 @dataclass(frozen=True)
@@ -201,7 +224,14 @@ class _Density:
 
     @partial(jax.jit, static_argnums=0)
     def initial(self, key: Key[Array, ""]) -> PyTree:
-        return self.flow.init(key, jnp.zeros((1, *self.image_shape)))["params"]
+        return self.flow.init(key, jnp.zeros((1, *self.image_shape), jnp.float32))["params"]
+
+    @partial(jax.jit, static_argnums=0)
+    def started(self, params: PyTree, images: UInt8[Array, "b h w c"], key: Key[Array, ""]) -> PyTree:
+        """Every step's channels of mean 0 and variance 1 on these images, by its mixing (Kingma, Dhariwal 2018): the
+        logits of dark images lie so far from 0 that a training from there spends its first epochs on the way."""
+        t, _ = to_line(_dequantised(images, key))
+        return self.flow.apply({"params": params}, t, standardise=True, mutable=["params"])[1]["params"]
 
     def log_likelihood(self, params: PyTree, x: Float[Array, "b h w c"]) -> tuple[Float[Array, " b"], Hidden]:
         """In nats, of the density of v = 255 x + 1/2, in cells of one level a side."""
@@ -213,8 +243,7 @@ class _Density:
         self, params: PyTree, images: UInt8[Array, "b h w c"], key: Key[Array, ""]
     ) -> dict[str, Float[Array, " b"]]:
         """The log likelihood with every pixel at a uniformly drawn place of its level's cell."""
-        places = jax.random.uniform(key, images.shape, minval=-0.5, maxval=0.5)
-        return told(self.log_likelihood(params, unit_range(images) + places / 255)[0], self.image_shape)
+        return told(self.log_likelihood(params, _dequantised(images, key))[0], self.image_shape)
 
     @partial(jax.jit, static_argnums=(0, 3))
     def draw(self, params: PyTree, key: Key[Array, ""], count: int) -> Float[Array, "count h w c"]:

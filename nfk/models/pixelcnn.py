@@ -238,7 +238,12 @@ class _Distribution:
 
     @partial(jax.jit, static_argnums=0)
     def initial(self, key: Key[Array, ""]) -> PyTree:
-        return self.pixels.init(key, jnp.zeros((1, *self.image_shape)))["params"]
+        return self.pixels.init(key, jnp.zeros((1, *self.image_shape), jnp.float32))["params"]
+
+    def started(self, params: PyTree, images: UInt8[Array, "b h w c"], key: Key[Array, ""]) -> PyTree:
+        """The parameters as they are."""
+        del images, key
+        return params
 
     def log_likelihood(self, params: PyTree, x: Float[Array, "b h w c"]) -> tuple[Float[Array, " b"], Hidden]:
         x = 2 * x - 1
@@ -256,7 +261,7 @@ class _Distribution:
     def draw(self, params: PyTree, key: Key[Array, ""], count: int) -> Float[Array, "count h w c"]:
         """Row by row, each pixel by pixel. Costs as much as one evaluation; holds some rows of every layer."""
         height, width, channels = self.image_shape
-        whole = jnp.zeros((count, *self.image_shape))
+        whole = jnp.zeros((count, *self.image_shape), jnp.float32)
         empty = jax.eval_shape(lambda: self.pixels.apply({"params": params}, whole, mutable=["memory"])[1]["memory"])
         empty = jax.tree.map(lambda rows: jnp.zeros(rows.shape, rows.dtype), empty)
         looking = partial(self.pixels.apply, mutable=["memory"])
