@@ -52,22 +52,28 @@ class LikelihoodParams(FamilyParams):
 
 class FlowParams(LikelihoodParams):
     """Normalizing flow: at each of `levels` scales a squeeze and `steps` affine couplings between 1x1 convolutions,
-    conditioned by convolutions of `width` channels (RealNVP, Glow)."""
+    conditioned by convolutions of `width` channels (RealNVP, Glow). 29,856 parameters on grey images."""
 
     model: Literal["flow"] = "flow"
     levels: Annotated[int, Field(ge=1, le=8)] = 2
     steps: PositiveInt = 4
     width: Annotated[int, Field(ge=1, le=1024)] = 32
+    batch: Annotated[int, Field(ge=2, le=65536)] = 32
+    learning_rate: Rate = 3e-3
 
 
 class PixelCnnParams(LikelihoodParams):
     """PixelCNN++ at one scale: two streams of `blocks` gated residual blocks of `filters` channels, the kernels of
-    block i dilated 2^i times; every pixel a mixture of `mixtures` discretised logistics."""
+    block i dilated 2^i times; every pixel a mixture of `mixtures` discretised logistics. 27,531 parameters on grey
+    images, 16 rows seen above a pixel."""
 
     model: Literal["pixelcnn"] = "pixelcnn"
-    filters: Annotated[int, Field(ge=1, le=1024)] = 16
+    filters: Annotated[int, Field(ge=1, le=1024)] = 12
     blocks: Annotated[int, Field(ge=1, le=16)] = 3
     mixtures: PositiveInt = 5
+    batch: Annotated[int, Field(ge=2, le=65536)] = 32
+    learning_rate: Rate = 5e-3
+    epochs: PositiveInt = 6
 
 
 class Lenet5Params(FamilyParams):

@@ -136,8 +136,8 @@ def told(log_likelihood: Float[Array, " b"], image_shape: tuple[int, int, int]) 
 
 
 def bits_per_dimension(
-    log_likelihood: Float[Array, "..."], image_shape: tuple[int, int, int]
-) -> Float[Array, "..."]:
+    log_likelihood: Float[Array, " b"] | float, image_shape: tuple[int, int, int]
+) -> Float[Array, " b"] | float:
     """-log2 p / d of log p in nats, d = h w c: 8 for uniform noise."""
     return log_likelihood * (-1 / (math.prod(image_shape) * math.log(2)))
 

@@ -105,8 +105,8 @@ def test_a_training_starts_from_channels_of_mean_0_and_variance_1():
 def test_default_fits_the_usual_images(image_shape):
     model = Flow(FlowParams(), image_shape, 10, {})
     params = jax.eval_shape(model.network.initial, key(0))
-    s = jax.eval_shape(model.log_density, params, jnp.zeros(image_shape), key(0))
-    assert s.shape == ()
+    log_p, hidden = jax.eval_shape(model.network.log_likelihood, params, jnp.zeros((2, *image_shape), jnp.float32))
+    assert log_p.shape == (2,) and hidden["level_1_step_3"].shape[1:3] == (image_shape[0] // 4, image_shape[1] // 4)
 
 
 @pytest.mark.parametrize("image_shape, levels, remedy", [
