@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, field_validator
 
@@ -42,6 +42,38 @@ class ConvVaeParams(FamilyParams):
     hidden: PositiveInt = 32
     latent: PositiveInt = 16
     epochs: PositiveInt = 60
+
+
+class LikelihoodParams(FamilyParams):
+    """What is trained by its likelihood returns a moving average of the parameters, of decay `ema` a step."""
+
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
+
+
+class FlowParams(LikelihoodParams):
+    """Normalizing flow: at each of `levels` scales a squeeze and `steps` affine couplings between 1x1 convolutions,
+    conditioned by convolutions of `width` channels (RealNVP, Glow). 29,856 parameters on grey images."""
+
+    model: Literal["flow"] = "flow"
+    levels: Annotated[int, Field(ge=1, le=8)] = 2
+    steps: PositiveInt = 4
+    width: Annotated[int, Field(ge=1, le=1024)] = 32
+    batch: Annotated[int, Field(ge=2, le=65536)] = 32
+    learning_rate: Rate = 3e-3
+
+
+class PixelCnnParams(LikelihoodParams):
+    """PixelCNN++ at one scale: two streams of `blocks` gated residual blocks of `filters` channels, the kernels of
+    block i dilated 2^i times; every pixel a mixture of `mixtures` discretised logistics. 27,531 parameters on grey
+    images, 16 rows seen above a pixel."""
+
+    model: Literal["pixelcnn"] = "pixelcnn"
+    filters: Annotated[int, Field(ge=1, le=1024)] = 12
+    blocks: Annotated[int, Field(ge=1, le=16)] = 3
+    mixtures: PositiveInt = 5
+    batch: Annotated[int, Field(ge=2, le=65536)] = 32
+    learning_rate: Rate = 5e-3
+    epochs: PositiveInt = 6
 
 
 class Lenet5Params(FamilyParams):
@@ -85,8 +117,15 @@ class WideResnetParams(FamilyParams):
 
 
 AnyFamily = Annotated[
-    DcganParams | ConvVaeParams | Lenet5Params | MlpParams | WideResnetParams, Field(discriminator="model")]
+    DcganParams
+    | ConvVaeParams
+    | FlowParams
+    | PixelCnnParams
+    | Lenet5Params
+    | MlpParams
+    | WideResnetParams,
+    Field(discriminator="model"),
+]
 
 MODEL_PARAMS: dict[str, type[FamilyParams]] = {
-    "dcgan": DcganParams, "conv_vae": ConvVaeParams, "lenet5": Lenet5Params, "mlp": MlpParams,
-    "wide_resnet": WideResnetParams}
+    family.model_fields["model"].default: family for family in get_args(get_args(AnyFamily)[0])}

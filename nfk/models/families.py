@@ -8,12 +8,21 @@ from nfk.family_params import AnyFamily
 from nfk.models.classifier import Lenet5, Mlp
 from nfk.models.conv_vae import ConvVae
 from nfk.models.dcgan import Dcgan
+from nfk.models.flow import Flow
+from nfk.models.pixelcnn import PixelCnn
 from nfk.models.wide_resnet import WideResnet
 
-Model = Dcgan | ConvVae | Lenet5 | Mlp | WideResnet
+MODELS = {
+    "dcgan": Dcgan,
+    "conv_vae": ConvVae,
+    "flow": Flow,
+    "pixelcnn": PixelCnn,
+    "lenet5": Lenet5,
+    "mlp": Mlp,
+    "wide_resnet": WideResnet,
+}
 
-MODELS: dict[str, type[Model]] = {"dcgan": Dcgan, "conv_vae": ConvVae, "lenet5": Lenet5, "mlp": Mlp,
-                                "wide_resnet": WideResnet}
+Model = Dcgan | ConvVae | Flow | PixelCnn | Lenet5 | Mlp | WideResnet
 
 
 def initial(config: AnyFamily, image_shape: tuple[int, int, int], classes: int, key: Key[Array, ""]) -> Model:

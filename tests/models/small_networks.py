@@ -5,7 +5,15 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from nfk.family_params import ConvVaeParams, DcganParams, Lenet5Params, MlpParams, WideResnetParams
+from nfk.family_params import (
+    ConvVaeParams,
+    DcganParams,
+    FlowParams,
+    Lenet5Params,
+    MlpParams,
+    PixelCnnParams,
+    WideResnetParams,
+)
 from nfk.models.families import initial
 
 CLASSES = 4
@@ -15,6 +23,11 @@ CONFIGS = {
               1),
     "conv_vae": (ConvVaeParams(width=4, hidden=16, latent=4, batch=32, epochs=20, learning_rate=5e-3), 1),
     "conv_vae_colour": (ConvVaeParams(width=4, hidden=16, latent=4, batch=32, epochs=20, learning_rate=5e-3), 3),
+    "flow": (FlowParams(steps=1, width=8, batch=32, epochs=30, learning_rate=5e-3, ema=0.9), 1),
+    "flow_colour": (FlowParams(levels=1, steps=2, width=8, batch=32, epochs=20, learning_rate=5e-3, ema=0.9), 3),
+    "pixelcnn": (PixelCnnParams(filters=6, blocks=1, mixtures=2, batch=32, epochs=25, learning_rate=1e-2, ema=0.9), 1),
+    "pixelcnn_colour": (PixelCnnParams(filters=6, blocks=1, mixtures=2, batch=32, epochs=20, learning_rate=1e-2,
+                                       ema=0.9), 3),
     "lenet5": (Lenet5Params(batch=32, epochs=4), 1),
     "wide_resnet": (WideResnetParams(depth=10, batch=32, epochs=6, crop=1), 1),
     "mlp": (MlpParams(hidden=16, batch=32, epochs=8), 1),

@@ -72,7 +72,7 @@ def test_density_knows_neither_batch_nor_key_nor_call(trained, name):
     np.testing.assert_allclose(together, jnp.stack(alone), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["dcgan", "conv_vae"])
+@pytest.mark.parametrize("name", ["dcgan", "conv_vae", "flow", "pixelcnn"])
 def test_activations_of_a_batch_are_those_of_its_images(trained, name):
     model, x = trained(name).model, jnp.asarray(examples(name))
     activations = jax.jit(model.activations)
@@ -87,6 +87,10 @@ def test_activations_of_a_batch_are_those_of_its_images(trained, name):
     ("conv_vae", {"encoder_conv_0": (6, 6, 4), "encoder_conv_1": (3, 3, 8), "encoder_dense": (16,),
                   "latent_mean": (4,), "decoder_dense_0": (16,), "decoder_dense_1": (3, 3, 8),
                   "decoder_double_0": (6, 6, 4)}),
+    ("flow", {"level_0_step_0_conv_0": (6, 6, 8), "level_0_step_0_conv_1": (6, 6, 8), "level_0_step_0": (6, 6, 4),
+              "level_1_step_0_conv_0": (3, 3, 8), "level_1_step_0_conv_1": (3, 3, 8), "level_1_step_0": (3, 3, 8)}),
+    ("pixelcnn", {"down_input": (12, 12, 6), "down_0_conv": (12, 12, 12), "down_0": (12, 12, 6),
+                  "right_input": (12, 12, 6), "right_0_conv": (12, 12, 12), "right_0": (12, 12, 6)}),
     ("lenet5", {"conv_0": (12, 12, 6), "pool_0": (6, 6, 6), "conv_1": (2, 2, 16), "pool_1": (1, 1, 16),
                 "dense_0": (120,), "penultimate": (84,), "logits": (CLASSES,)}),
     ("mlp", {"dense_0": (16,), "penultimate": (16,), "logits": (CLASSES,)}),
@@ -105,7 +109,8 @@ def test_activations_are_all_layers_in_order_unpooled(name, layers):
     assert [(name, output.shape[1:]) for name, output in zip(names, shapes, strict=True)] == list(layers.items())
 
 
-@pytest.mark.parametrize("name", ["dcgan", "conv_vae", "conv_vae_colour"])
+@pytest.mark.parametrize("name", ["dcgan", "conv_vae", "conv_vae_colour", "flow", "flow_colour", "pixelcnn",
+                                  "pixelcnn_colour"])
 def test_samples_are_images_and_follow_the_key(trained, name):
     model = trained(name).model
     samples = model.sample(key(0), 300)
@@ -121,7 +126,7 @@ def test_classifiers_have_no_samples(name):
     assert start(name).sample(key(0), 3) is None
 
 
-@pytest.mark.parametrize("name", ["dcgan", "conv_vae", "lenet5", "wide_resnet"])
+@pytest.mark.parametrize("name", ["dcgan", "conv_vae", "flow", "pixelcnn", "lenet5", "wide_resnet"])
 def test_equal_keys_train_equal_networks_bit_for_bit(trained, name):
     first, again, other = trained(name), fit(name), fit(name, seed=2)
     jax.tree.map(np.testing.assert_array_equal, first.model.variables, again.model.variables)
@@ -129,7 +134,7 @@ def test_equal_keys_train_equal_networks_bit_for_bit(trained, name):
     assert first.history != other.history
 
 
-@pytest.mark.parametrize("name", ["dcgan", "conv_vae", "lenet5", "wide_resnet"])
+@pytest.mark.parametrize("name", ["dcgan", "conv_vae", "flow", "pixelcnn", "lenet5", "wide_resnet"])
 def test_a_training_that_broke_off_goes_on_to_the_same_network(trained, name):
     kept = Kept()
 
