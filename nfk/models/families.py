@@ -10,10 +10,14 @@ from nfk.models.conv_vae import ConvVae
 from nfk.models.dcgan import Dcgan
 from nfk.models.flow import Flow
 from nfk.models.pixelcnn import PixelCnn
+from nfk.models.resnet_gan import ResnetGan
 from nfk.models.wide_resnet import WideResnet
 
-MODELS = {
+Model = Dcgan | ResnetGan | ConvVae | Flow | PixelCnn | Lenet5 | Mlp | WideResnet
+
+MODELS: dict[str, type[Model]] = {
     "dcgan": Dcgan,
+    "resnet_gan": ResnetGan,
     "conv_vae": ConvVae,
     "flow": Flow,
     "pixelcnn": PixelCnn,
@@ -21,8 +25,6 @@ MODELS = {
     "mlp": Mlp,
     "wide_resnet": WideResnet,
 }
-
-Model = Dcgan | ConvVae | Flow | PixelCnn | Lenet5 | Mlp | WideResnet
 
 
 def initial(config: AnyFamily, image_shape: tuple[int, int, int], classes: int, key: Key[Array, ""]) -> Model:

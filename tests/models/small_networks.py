@@ -12,6 +12,7 @@ from nfk.family_params import (
     Lenet5Params,
     MlpParams,
     PixelCnnParams,
+    ResnetGanParams,
     WideResnetParams,
 )
 from nfk.models.families import initial
@@ -21,6 +22,8 @@ CLASSES = 4
 CONFIGS = {
     "dcgan": (DcganParams(width=4, generator_width=4, latent=8, batch=32, epochs=30, learning_rate=2e-3, ema=0.9),
               1),
+    "resnet_gan": (ResnetGanParams(width=4, generator_width=4, latent=8, batch=32, epochs=20, learning_rate=2e-3,
+                                   generator_learning_rate=2e-3, ema=0.9), 1),
     "conv_vae": (ConvVaeParams(width=4, hidden=16, latent=4, batch=32, epochs=20, learning_rate=5e-3), 1),
     "conv_vae_colour": (ConvVaeParams(width=4, hidden=16, latent=4, batch=32, epochs=20, learning_rate=5e-3), 3),
     "flow": (FlowParams(steps=1, width=8, batch=32, epochs=30, learning_rate=5e-3, ema=0.9), 1),
