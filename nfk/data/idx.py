@@ -12,22 +12,22 @@ import io
 import math
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import UInt8
 
-from nfk.data import classes
+from nfk.data.decode import Wanted
 from nfk.data.digest import digest
-from nfk.data.image_set import DataError, ImageSet
-from nfk.data.memory import empty_images
+from nfk.data.image_set import DataError
 from nfk.data.parts import Parts, official_parts
+from nfk.data.source import Part, Source, consecutive, joined
 
 UNSIGNED_BYTES = b"\0\0\x08"
 GZIP = b"\x1f\x8b"
-_AT_ONCE = 2**20  # bytes between two reports of progress
+_AT_ONCE = 2**20  # bytes in a block
 _AGAIN = "fetch the file again"
 
 
@@ -39,11 +39,10 @@ class _Pair(NamedTuple):
     shape: tuple[int, int, int, int]  # (n, h, w, c)
 
 
-def read_folder(folder: Path, files: Sequence[Path],
-                progress: Callable[[int, int], None] | None = None) -> ImageSet:
+def open_folder(folder: Path, files: Sequence[Path], wanted: Wanted) -> Source:
     """The set held by the IDX `files` of `folder`: one pair, or a train pair and a test (t10k) pair.
 
-    Where a file lies both plain and as .gz, the plain one is read. Memory: the images, once.
+    Where a file lies both plain and as .gz, the plain one is read.
     """
     names = {file.name for file in files}
     axes = {file: _axes(file) for file in files
@@ -57,10 +56,10 @@ def read_folder(folder: Path, files: Sequence[Path],
             raise DataError(f"{folder}: the {part} part must be one images file and one labels file, found "
                             f"{found}; add the missing one, or point data.source at one images file")
         pairs += [_pair(*both, axes) for both in zip(of_images, of_labels, strict=True)]
-    return _read(pairs, f"IDX files of {folder.resolve().name}", progress)
+    return _open_pairs(pairs, f"IDX files of {folder.resolve().name}", wanted)
 
 
-def read_file(file: Path, progress: Callable[[int, int], None] | None = None) -> ImageSet:
+def open_file(file: Path, wanted: Wanted) -> Source:
     """The set of one images file and the labels file beside it: the same name with labels and idx1 in it."""
     lengths = _axes(file)
     if len(lengths) == 1:
@@ -75,7 +74,7 @@ def read_file(file: Path, progress: Callable[[int, int], None] | None = None) ->
     if labels is None:
         raise DataError(f"{file}: its labels file {plain}[.gz] is not beside it; put it there")
     pair = _pair(file, labels, {file: lengths, labels: _axes(labels)})
-    return _read([pair], f"IDX file {file.name}", progress)
+    return _open_pairs([pair], f"IDX file {file.name}", wanted)
 
 
 def _pair(images: Path, labels: Path, axes: dict[Path, tuple[int, ...]]) -> _Pair:
@@ -94,33 +93,17 @@ def _pair(images: Path, labels: Path, axes: dict[Path, tuple[int, ...]]) -> _Pai
     return _Pair(images, labels, (count, height, width, channels))
 
 
-def _read(pairs: Sequence[_Pair], source: str, progress: Callable[[int, int], None] | None) -> ImageSet:
+def _open_pairs(pairs: Sequence[_Pair], source: str, wanted: Wanted) -> Source:
     first = pairs[0]
     for pair in pairs:
         if pair.shape[1:] != first.shape[1:]:
             raise DataError(f"{pair.images}: images of shape {pair.shape[1:]}, those of {first.images.name} "
                             f"have {first.shape[1:]}; use files of the same set")
-    labels = [_contents(pair.labels, np.empty(pair.shape[0], np.uint8)) for pair in pairs]
-    class_names = classes.numbered(labels[0], first.labels)
-    for pair, its_labels in zip(pairs, labels, strict=True):
-        classes.check(its_labels, class_names, pair.labels)
-
-    total = sum(pair.shape[0] for pair in pairs)
-    images = empty_images((total, *first.shape[1:]), first.images)
-    start, per_image = 0, math.prod(first.shape[1:])
-    for pair in pairs:
-        stop = start + pair.shape[0]
-
-        def report(count: int, start: int = start) -> None:
-            if progress is not None:
-                progress(start + count // per_image, total)
-
-        _contents(pair.images, images[start:stop], report)
-        start = stop
+    parts = [Part(_labels(pair), pair.labels) for pair in pairs]
+    labels, class_names, test_from = joined(parts[:1], parts[1:])
     files = [file for pair in pairs for file in (pair.images, pair.labels)]
-    return ImageSet(images=images, labels=np.concatenate(labels).astype(np.int32), class_names=class_names,
-                    source=source, digest=digest(files),
-                    test_from=first.shape[0] if len(pairs) == 2 else None)
+    return Source(first.images, wanted.shape(first.shape[1:]), labels, class_names, source, digest(files), test_from,
+                  lambda: consecutive(wanted.made_all(images) for pair in pairs for images in _images(pair)))
 
 
 def _open(file: Path) -> io.BufferedIOBase:
@@ -149,31 +132,35 @@ def _read_exactly(stream: io.BufferedIOBase, count: int, file: Path) -> bytes:
     return found
 
 
-def _contents(file: Path, out: UInt8[np.ndarray, "*shape"],
-              report: Callable[[int], None] | None = None) -> UInt8[np.ndarray, "*shape"]:
-    """`out`, filled with the bytes after the header, which must be as many; `report` gets the count so far.
+def _labels(pair: _Pair) -> UInt8[np.ndarray, " n"]:
+    return np.concatenate(list(_contents(pair.labels, 1, pair.shape[0])))[:, 0]
+
+
+def _images(pair: _Pair) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
+    for rows in _contents(pair.images, math.prod(pair.shape[1:]), pair.shape[0]):
+        yield rows.reshape(-1, *pair.shape[1:])
+
+
+def _contents(file: Path, width: int, count: int) -> Iterator[UInt8[np.ndarray, "b width"]]:
+    """The bytes after the header, which must be `count` rows of `width`, about a MiB at a time.
 
     Reading to the end of a gzip file also checks its CRC-32.
     """
-    bytes_out = memoryview(out).cast("B")
-    done = 0
+    done, total, at_once = 0, count * width, max(1, _AT_ONCE // width) * width
     try:
         with _open(file) as stream:
             axes = stream.read(4)[3]
             stream.seek(4 + 4 * axes)
-            while done < len(bytes_out):
-                count = stream.readinto(bytes_out[done:done + _AT_ONCE])
-                if count == 0:
-                    raise DataError(f"{file}: ends after {done:,} of {len(bytes_out):,} bytes; {_AGAIN}")
-                done += count
-                if report is not None:
-                    report(done)
+            while done < total:
+                content = stream.read(min(at_once, total - done))
+                done += len(content)
+                if len(content) % width or not content:
+                    raise DataError(f"{file}: ends after {done:,} of {total:,} bytes; {_AGAIN}")
+                yield np.frombuffer(content, np.uint8).reshape(-1, width)
             if stream.read(1):
-                raise DataError(f"{file}: goes on after the {len(bytes_out):,} bytes its header announces; "
-                                f"{_AGAIN}")
+                raise DataError(f"{file}: goes on after the {total:,} bytes its header announces; {_AGAIN}")
     except (EOFError, OSError, zlib.error) as error:
         raise _broken(file, error) from error
-    return out
 
 
 def _broken(file: Path, error: Exception) -> DataError:

@@ -8,9 +8,8 @@ holds integers. Class names are read from the schema's metadata key `huggingface
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -20,17 +19,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Integer, UInt8
 
-from nfk.data import classes
-from nfk.data.decode import decode
+from nfk.data.decode import Wanted, decode, decoder
 from nfk.data.digest import digest
-from nfk.data.image_set import DataError, ImageSet
-from nfk.data.memory import empty_images
-from nfk.data.parts import official_parts
+from nfk.data.image_set import DataError
+from nfk.data.source import Part, Source, consecutive, joined
 
 IMAGE_COLUMNS = ("image", "img")
-_BATCH = 2048  # rows held encoded at once, and between two reports of progress
-_SLICE = 128  # rows decoded by a thread before it takes the next
-_THREADS = min(8, os.cpu_count() or 1)
+_BATCH = 2048  # rows in a block, fewer of large images
+_BLOCK_BYTES = 32 << 20
 
 
 class _File(NamedTuple):
@@ -40,60 +36,31 @@ class _File(NamedTuple):
     labels: Integer[np.ndarray, " n"]
 
 
-def read_folder(folder: Path, files: Sequence[Path],
-                progress: Callable[[int, int], None] | None = None) -> ImageSet:
-    """The set held by the Parquet `files` (shards) of `folder`, divided into train and test by name."""
-    train, test = official_parts(files)
-    return _read(train, test, f"Parquet files of {folder.resolve().name}", progress)
+def open_files(train: Sequence[Path], test: Sequence[Path], source: str, wanted: Wanted) -> Source:
+    """The set held by Parquet files (shards), those of the train part first.
 
-
-def read_file(file: Path, progress: Callable[[int, int], None] | None = None) -> ImageSet:
-    """The set held by one Parquet file, undivided."""
-    return _read((file,), (), f"Parquet file {file.name}", progress)
-
-
-def _read(train: Sequence[Path], test: Sequence[Path], source: str,
-          progress: Callable[[int, int], None] | None) -> ImageSet:
-    """Labels of all files first, which is quick, then the images, decoded by a pool of threads.
-
-    Memory: the decoded images once, and 2,048 encoded ones.
+    Labels of all files first, which is quick; the images are decoded by a pool of threads when read. Memory: two
+    blocks, each of 2,048 images or 32 MiB.
     """
     files = [_inspect(path) for path in (*train, *test)]
-    labels = np.concatenate([file.labels for file in files])
-    train_count = sum(len(file.labels) for file in files[:len(train)])
-    if train_count == 0 or (test and train_count == len(labels)):
-        raise DataError(f"{(test if train_count else train)[0]}: holds no rows; fetch the file again")
-    class_names = files[0].class_names or classes.numbered(labels[:train_count], files[0].path)
     for file in files:
         if file.class_names != files[0].class_names:
             raise DataError(f"{file.path}: its class names differ from those of {files[0].path.name}; "
                             "use files of the same set")
-        classes.check(file.labels, class_names, file.path)
+    parts = [Part(file.labels, file.path) for file in files]
+    labels, class_names, test_from = joined(parts[:len(train)], parts[len(train):], files[0].class_names)
+    row, path, encoded = next(_batches(files, 1))
+    shape = decode(encoded[0], where=f"{path}: row {row}", wanted=wanted).shape
 
-    images, done = None, 0
-    with ThreadPoolExecutor(_THREADS) as pool:
-        for file in files:
-            for row, encoded in _batches(file):
-                if images is None:
-                    first = decode(encoded[0], file=file.path, row=row)
-                    images = empty_images((len(labels), *first.shape), file.path)
-                _decode_all(encoded, images[done:done + len(encoded)], file.path, row, pool)
-                done += len(encoded)
-                if progress is not None:
-                    progress(done, len(labels))
-    return ImageSet(images=images, labels=labels.astype(np.int32), class_names=class_names, source=source,
-                    digest=digest([file.path for file in files]), test_from=train_count if test else None)
+    at_once = max(1, min(_BATCH, _BLOCK_BYTES // math.prod(shape)))
 
+    def arrays() -> Iterator[UInt8[np.ndarray, "b h w c"]]:
+        with decoder(wanted, shape) as decoded:
+            for row, path, encoded in _batches(files, at_once):
+                yield decoded(encoded, [f"{path}: row {row + place}" for place in range(len(encoded))])
 
-def _decode_all(encoded: Sequence[bytes | None], out: UInt8[np.ndarray, "b h w c"], file: Path,
-                first_row: int, pool: ThreadPoolExecutor) -> None:
-    """Decode `encoded` into `out`; the first faulty row in order is the one reported."""
-    def decode_from(start: int) -> None:
-        for index in range(start, min(start + _SLICE, len(encoded))):
-            out[index] = decode(encoded[index], file=file, row=first_row + index, shape=out.shape[1:])
-
-    for _ in pool.map(decode_from, range(0, len(encoded), _SLICE)):
-        pass  # taking the result raises what the thread raised
+    return Source(files[0].path, shape, labels, class_names, source, digest([file.path for file in files]), test_from,
+                  lambda: consecutive(arrays()))
 
 
 def _inspect(path: Path) -> _File:
@@ -143,14 +110,16 @@ def _class_names(metadata: dict[bytes, bytes], path: Path) -> tuple[str, ...] | 
     return tuple(names)
 
 
-def _batches(file: _File) -> Iterator[tuple[int, list[bytes | None]]]:
-    """The encoded images in order, with the row at which each batch starts."""
-    row = 0
-    with _opened(file.path) as parquet:
-        for batch in parquet.iter_batches(_BATCH, columns=[f"{file.image_column}.bytes"]):
-            encoded = batch.column(0).field("bytes").to_pylist()
-            yield row, encoded
-            row += len(encoded)
+def _batches(files: Sequence[_File], at_once: int) -> Iterator[tuple[int, Path, list[bytes | None]]]:
+    """The encoded images in order, with the row of the file at which each batch starts."""
+    for file in files:
+        row = 0
+        with _opened(file.path) as parquet:
+            for batch in parquet.iter_batches(at_once, columns=[f"{file.image_column}.bytes"]):
+                encoded = batch.column(0).field("bytes").to_pylist()
+                if encoded:
+                    yield row, file.path, encoded
+                row += len(encoded)
 
 
 @contextmanager

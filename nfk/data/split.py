@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float64, Int64, Integer
 
 from nfk.data.image_set import DataError, ImageSet
+from nfk.data.source import Source
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Splits:
     test: Int64[np.ndarray, " test"]
 
 
-def split(image_set: ImageSet, *, train: int, validation: int, test: int, seed: int) -> Splits:
+def split(image_set: ImageSet | Source, *, train: int, validation: int, test: int, seed: int) -> Splits:
     """Draw the three splits, stratified by class.
 
     Where the source has a test part, `test` comes from it and the others from the rest; otherwise all come
@@ -55,7 +56,7 @@ def split(image_set: ImageSet, *, train: int, validation: int, test: int, seed: 
     return Splits(train=train_rows, validation=validation_rows, test=test_rows)
 
 
-def _enough(asked: dict[str, int], available: int, of: str, image_set: ImageSet) -> None:
+def _enough(asked: dict[str, int], available: int, of: str, image_set: ImageSet | Source) -> None:
     total = sum(asked.values())
     if total > available:
         terms = " + ".join(f"data.{key}={size}" for key, size in asked.items())

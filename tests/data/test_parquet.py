@@ -5,7 +5,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nfk.data import parquet
+from nfk.data import decode, parquet
 from nfk.data.digest import digest
 from nfk.data.image_set import DataError
 from nfk.data.read import read
@@ -40,8 +40,8 @@ def test_shards_of_two_parts_in_order_of_name(tmp_path, pixels, write_parquet):
 
 def test_many_rows_keep_their_order_over_batches_and_threads(monkeypatch, pixels, write_parquet):
     monkeypatch.setattr(parquet, "_BATCH", 64)
-    monkeypatch.setattr(parquet, "_SLICE", 5)
-    monkeypatch.setattr(parquet, "_THREADS", 4)
+    monkeypatch.setattr(decode, "_SLICE", 5)
+    monkeypatch.setattr(decode, "_THREADS", 4)
     images, labels, reports = pixels(200), np.arange(200) % 3, []
     file = write_parquet("train.parquet", images, labels)
     found = read(str(file), lambda done, total: reports.append((done, total)))
@@ -107,7 +107,7 @@ def test_a_faulty_image_is_named_by_its_row(tmp_path, pixels, encoded, write_par
 
 
 def test_the_first_of_several_faults_is_named(monkeypatch, pixels, write_parquet):
-    monkeypatch.setattr(parquet, "_SLICE", 1)
+    monkeypatch.setattr(decode, "_SLICE", 1)
     images = list(pixels(40))
     images[11] = images[17] = images[30] = b"no image"
     with pytest.raises(DataError, match="row 11: "):
@@ -163,7 +163,7 @@ def test_a_part_without_rows_is_refused(tmp_path, pixels, write_parquet, empty):
     for part in ("train", "test"):
         images = pixels(0 if part == empty else 2)
         write_parquet(f"{part}.parquet", images, [0] * len(images))
-    with pytest.raises(DataError, match=f"{empty}.parquet: holds no rows"):
+    with pytest.raises(DataError, match=f"{empty}.parquet: holds no images"):
         read(str(tmp_path))
 
 

