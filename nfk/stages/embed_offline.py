@@ -47,8 +47,8 @@ def _images(path: Path) -> tuple[np.ndarray, list[str]]:
     if not files:
         found = read(str(path))
         return found.images, [str(row) for row in range(len(found))]
-    first = decode(files[0].read_bytes(), file=files[0], row=0)
-    return (np.stack([decode(file.read_bytes(), file=file, row=0, shape=first.shape) for file in files]),
+    shape = decode(files[0].read_bytes(), where=str(files[0])).shape
+    return (np.stack([decode(file.read_bytes(), where=str(file), shape=shape) for file in files]),
             [file.name for file in files])
 
 
