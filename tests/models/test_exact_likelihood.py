@@ -43,10 +43,12 @@ def test_training_raises_the_likelihood_above_that_of_independent_pixels(trained
     result = trained(name)
     density = jax.jit(jax.vmap(result.model.log_density, (None, 0, None)))
     images = jnp.asarray(examples(name))
-    assert (density(result.model.params, images, key(0)) > density(start(name).params, images, key(0))).all()
+    after, before = (density(params, images, key(0)) for params in (result.model.params, start(name).params))
+    assert (after > before).all()
     history, channels = result.history["validation_log_likelihood"], images.shape[-1]
     trivial = independent_pixels_log_likelihood(squares(256, channels, 0).images, squares(64, channels, 1).images)
-    assert history[-1] > trivial > history[0]
+    assert history[-1] > trivial > before.max()
+    assert history[-1] > history[0]
     bits = bits_per_dimension(result.metrics["validation_log_likelihood"], result.model.image_shape)
     assert result.metrics["validation_bits_per_dimension"] == pytest.approx(bits, rel=1e-5)
 
@@ -65,10 +67,11 @@ def test_scores_by_the_fast_path_are_plain_gradients(trained, name, x64):
 
 
 @every_family
-@pytest.mark.parametrize("level", [0, 255])
-def test_black_and_white_images_have_finite_densities_and_scores(trained, name, level):
+def test_black_and_white_images_have_finite_densities_and_scores(trained, name):
     model = trained(name).model
-    image = jnp.full(model.image_shape, level / 255, jnp.float32)
-    for params in (model.params, jax.tree.map(lambda leaf: 3 * leaf, model.params)):
-        value, score = jax.jit(jax.value_and_grad(model.log_density))(params, image, key(0))
-        assert np.isfinite(value) and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(score))
+    scored = jax.jit(jax.value_and_grad(model.log_density))
+    for level in (0, 1):
+        image = jnp.full(model.image_shape, level, jnp.float32)
+        for params in (model.params, jax.tree.map(lambda leaf: 3 * leaf, model.params)):
+            value, score = scored(params, image, key(0))
+            assert np.isfinite(value) and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(score))
