@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int32, Key, PyTree, UInt8
 from nfk.checkpoint import Checkpoint
 from nfk.family_params import LikelihoodParams
 from nfk.models.architecture import architecture
-from nfk.models.dcgan import mean_distance
+from nfk.models.gan import mean_distance
 from nfk.models.likelihood import Objective, fit
 from nfk.training import Check, Progress, Trained, at_least, require_images, unit_range
 
