@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from nfk.section import PositiveInt, Rate, Section
 
@@ -97,6 +97,32 @@ class PixelCnnParams(LikelihoodParams):
     epochs: PositiveInt = 6
 
 
+class EdmParams(LikelihoodParams):
+    """Diffusion (EDM): a U-Net of `width` and 2 width channels at three sizes; 91,000 parameters at width 16.
+
+    The potential is minus a weighted denoising error at `potential_levels` noise levels between `potential_low` and
+    `potential_high` (images lie in [-1, 1]); `weighting` is the likelihood bound's or training's own.
+    """
+
+    model: Literal["edm"] = "edm"
+    width: Annotated[int, Field(ge=4, le=1024, multiple_of=4)] = 16
+    attention: bool = True
+    batch: Annotated[int, Field(ge=2, le=65536)] = 32
+    epochs: PositiveInt = 20
+    learning_rate: Rate = 3e-3
+    sampler_steps: Annotated[int, Field(ge=2, le=1000)] = 12
+    potential_levels: Annotated[int, Field(ge=1, le=1000)] = 8
+    potential_low: Annotated[float, Field(gt=0)] = 0.05
+    potential_high: Annotated[float, Field(gt=0)] = 5.0
+    weighting: Literal["likelihood", "edm"] = "likelihood"
+
+    @model_validator(mode="after")
+    def _levels_in_order(self) -> EdmParams:
+        if self.potential_low >= self.potential_high:
+            raise ValueError(f"potential_low={self.potential_low} must be below potential_high={self.potential_high}")
+        return self
+
+
 class Lenet5Params(FamilyParams):
     """LeNet-5 with ReLU and max-pooling; 61,706 parameters for ten classes of 28x28 or 32x32 grey images."""
 
@@ -143,6 +169,7 @@ AnyFamily = Annotated[
     | ConvVaeParams
     | FlowParams
     | PixelCnnParams
+    | EdmParams
     | Lenet5Params
     | MlpParams
     | WideResnetParams,

@@ -196,7 +196,11 @@ def _explain(fault: Any, content: dict[str, Any]) -> str:
         return f"{key}.model: missing; allowed: {', '.join(MODEL_PARAMS)}"
     if fault["type"] == "value_error":
         message = str(fault["ctx"]["error"])
-        return message if not location else f"{'.'.join(map(str, location[:-1]))}: {message}; change it in params.yaml"
+        if not location:
+            return message
+        if message.startswith(f"{location[-1]}="):  # of one key, which the message has; else of its whole section
+            location.pop()
+        return f"{'.'.join(map(str, location))}: {message}; change it in params.yaml"
     shown = "" if fault["type"] == "missing" else f"={fault['input']!r}"
     message = fault["msg"].replace("Input should be", "must be")
     remedy = "; add it to params.yaml" if fault["type"] == "missing" else "; change it in params.yaml"

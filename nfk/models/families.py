@@ -8,12 +8,13 @@ from nfk.family_params import AnyFamily
 from nfk.models.classifier import Lenet5, Mlp
 from nfk.models.conv_vae import ConvVae
 from nfk.models.dcgan import Dcgan
+from nfk.models.edm import Edm
 from nfk.models.flow import Flow
 from nfk.models.pixelcnn import PixelCnn
 from nfk.models.resnet_gan import ResnetGan
 from nfk.models.wide_resnet import WideResnet
 
-Model = Dcgan | ResnetGan | ConvVae | Flow | PixelCnn | Lenet5 | Mlp | WideResnet
+Model = Dcgan | ResnetGan | ConvVae | Flow | PixelCnn | Edm | Lenet5 | Mlp | WideResnet
 
 MODELS: dict[str, type[Model]] = {
     "dcgan": Dcgan,
@@ -21,6 +22,7 @@ MODELS: dict[str, type[Model]] = {
     "conv_vae": ConvVae,
     "flow": Flow,
     "pixelcnn": PixelCnn,
+    "edm": Edm,
     "lenet5": Lenet5,
     "mlp": Mlp,
     "wide_resnet": WideResnet,

@@ -8,6 +8,7 @@ import numpy as np
 from nfk.family_params import (
     ConvVaeParams,
     DcganParams,
+    EdmParams,
     FlowParams,
     Lenet5Params,
     MlpParams,
@@ -31,6 +32,9 @@ CONFIGS = {
     "pixelcnn": (PixelCnnParams(filters=6, blocks=1, mixtures=2, batch=32, epochs=25, learning_rate=1e-2, ema=0.9), 1),
     "pixelcnn_colour": (PixelCnnParams(filters=6, blocks=1, mixtures=2, batch=32, epochs=20, learning_rate=1e-2,
                                        ema=0.9), 3),
+    "edm": (EdmParams(width=8, batch=32, epochs=20, learning_rate=5e-3, ema=0.9, potential_levels=3), 1),
+    "edm_colour": (EdmParams(width=8, attention=False, batch=32, epochs=20, learning_rate=1e-2, ema=0.9,
+                             potential_levels=2), 3),
     "lenet5": (Lenet5Params(batch=32, epochs=4), 1),
     "wide_resnet": (WideResnetParams(depth=10, batch=32, epochs=6, crop=1), 1),
     "mlp": (MlpParams(hidden=16, batch=32, epochs=8), 1),

@@ -72,7 +72,7 @@ def test_density_knows_neither_batch_nor_key_nor_call(trained, name):
     np.testing.assert_allclose(together, jnp.stack(alone), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "conv_vae", "flow", "pixelcnn"])
+@pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "conv_vae", "flow", "pixelcnn", "edm"])
 def test_activations_of_a_batch_are_those_of_its_images(trained, name):
     model, x = trained(name).model, jnp.asarray(examples(name))
     activations = jax.jit(model.activations)
@@ -94,6 +94,8 @@ def test_activations_of_a_batch_are_those_of_its_images(trained, name):
               "level_1_step_0_conv_0": (3, 3, 8), "level_1_step_0_conv_1": (3, 3, 8), "level_1_step_0": (3, 3, 8)}),
     ("pixelcnn", {"down_input": (12, 12, 6), "down_0_conv": (12, 12, 12), "down_0": (12, 12, 6),
                   "right_input": (12, 12, 6), "right_0_conv": (12, 12, 12), "right_0": (12, 12, 6)}),
+    ("edm", {"down_0": (12, 12, 8), "down_1": (6, 6, 16), "middle": (3, 3, 16), "up_1": (6, 6, 16),
+             "up_0": (12, 12, 8)}),
     ("lenet5", {"conv_0": (12, 12, 6), "pool_0": (6, 6, 6), "conv_1": (2, 2, 16), "pool_1": (1, 1, 16),
                 "dense_0": (120,), "penultimate": (84,), "logits": (CLASSES,)}),
     ("mlp", {"dense_0": (16,), "penultimate": (16,), "logits": (CLASSES,)}),
@@ -113,7 +115,7 @@ def test_activations_are_all_layers_in_order_unpooled(name, layers):
 
 
 @pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "conv_vae", "conv_vae_colour", "flow", "flow_colour",
-                                  "pixelcnn", "pixelcnn_colour"])
+                                  "pixelcnn", "pixelcnn_colour", "edm", "edm_colour"])
 def test_samples_are_images_and_follow_the_key(trained, name):
     model = trained(name).model
     samples = model.sample(key(0), 300)
@@ -129,7 +131,8 @@ def test_classifiers_have_no_samples(name):
     assert start(name).sample(key(0), 3) is None
 
 
-@pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "conv_vae", "flow", "pixelcnn", "lenet5", "wide_resnet"])
+@pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "conv_vae", "flow", "pixelcnn", "edm", "lenet5",
+                                  "wide_resnet"])
 def test_equal_keys_train_equal_networks_bit_for_bit(trained, name):
     first, again, other = trained(name), fit(name), fit(name, seed=2)
     jax.tree.map(np.testing.assert_array_equal, first.model.variables, again.model.variables)
@@ -137,7 +140,8 @@ def test_equal_keys_train_equal_networks_bit_for_bit(trained, name):
     assert first.history != other.history
 
 
-@pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "conv_vae", "flow", "pixelcnn", "lenet5", "wide_resnet"])
+@pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "conv_vae", "flow", "pixelcnn", "edm", "lenet5",
+                                  "wide_resnet"])
 def test_a_training_that_broke_off_goes_on_to_the_same_network(trained, name):
     kept = Kept()
 
