@@ -30,7 +30,7 @@ def with_(section: str, **values):
     ({"families": {"gan": {"model": "dcgan", "widht": 3}}}, "families.gan.widht: unknown key, did you mean 'width'?"),
     ({"families": {"mlp": {"model": "mlp", "hiden": 3}}}, "families.mlp.hiden: unknown key, did you mean 'hidden'?"),
     (with_("evaluate", neighbours=[4000]), "evaluate.neighbours=4000 exceeds the number of labelled training examples"),
-    ({"families": {"gan": {}}}, "families.gan.model: missing; allowed: dcgan, conv_vae"),
+    ({"families": {"gan": {}}}, "families.gan.model: missing; allowed: dcgan, resnet_gan, conv_vae"),
     ({"families": {}}, "families={}"),
     ({}, "families: Field required"),
 ])

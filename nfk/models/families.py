@@ -8,10 +8,12 @@ from nfk.family_params import AnyFamily
 from nfk.models.classifier import Lenet5, Mlp
 from nfk.models.conv_vae import ConvVae
 from nfk.models.dcgan import Dcgan
+from nfk.models.resnet_gan import ResnetGan
 
-Model = Dcgan | ConvVae | Lenet5 | Mlp
+Model = Dcgan | ResnetGan | ConvVae | Lenet5 | Mlp
 
-MODELS: dict[str, type[Model]] = {"dcgan": Dcgan, "conv_vae": ConvVae, "lenet5": Lenet5, "mlp": Mlp}
+MODELS: dict[str, type[Model]] = {
+    "dcgan": Dcgan, "resnet_gan": ResnetGan, "conv_vae": ConvVae, "lenet5": Lenet5, "mlp": Mlp}
 
 
 def initial(config: AnyFamily, image_shape: tuple[int, int, int], classes: int, key: Key[Array, ""]) -> Model:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from nfk.family_params import ConvVaeParams, DcganParams, Lenet5Params, MlpParams
+from nfk.family_params import ConvVaeParams, DcganParams, Lenet5Params, MlpParams, ResnetGanParams
 from nfk.models.families import initial
 
 CLASSES = 4
@@ -13,6 +13,8 @@ CLASSES = 4
 CONFIGS = {
     "dcgan": (DcganParams(width=4, generator_width=4, latent=8, batch=32, epochs=30, learning_rate=2e-3, ema=0.9),
               1),
+    "resnet_gan": (ResnetGanParams(width=4, generator_width=4, latent=8, batch=32, epochs=20, learning_rate=2e-3,
+                                   generator_learning_rate=2e-3, ema=0.9), 1),
     "conv_vae": (ConvVaeParams(width=4, hidden=16, latent=4, batch=32, epochs=20, learning_rate=5e-3), 1),
     "conv_vae_colour": (ConvVaeParams(width=4, hidden=16, latent=4, batch=32, epochs=20, learning_rate=5e-3), 3),
     "lenet5": (Lenet5Params(batch=32, epochs=4), 1),

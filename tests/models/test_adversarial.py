@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 
 from nfk.models.adversarial_loss import HINGE, LEAST_SQUARES, hinge_loss, least_squares_loss, movement
 from nfk.models.gan import appraise, mean_distance
 from nfk.training import averaged
 from tests.models.small_networks import key, squares, start
 
-every_gan = pytest.mark.parametrize("name", ["dcgan"])
+every_gan = pytest.mark.parametrize("name", ["dcgan", "resnet_gan"])
 
 
 def test_hinge_loss_by_hand():
@@ -83,6 +84,28 @@ def test_the_averaged_generator_has_the_batch_statistics_of_its_own_images(train
         spread = np.sqrt(theirs["var"])
         np.testing.assert_allclose(variables["batch_stats"][norm]["mean"], theirs["mean"], atol=0.2 * spread.max())
         np.testing.assert_allclose(np.sqrt(variables["batch_stats"][norm]["var"]), spread, rtol=0.2)
+
+
+def test_the_penalty_is_off_by_default_nothing_at_first_and_then_holds_the_generator():
+    model = start("resnet_gan")
+    images, labels = squares(32, 1, 0)
+
+    def run(penalty, steps):
+        adversaries = replace(model.adversaries, penalty=penalty)
+        state = adversaries.start(model.variables)
+        for step in range(steps):
+            state, terms = adversaries.step(state, images, labels, key(step))
+        return ravel_pytree(state.generator["params"])[0], terms
+
+    def apart(a, b):
+        return np.linalg.norm(a - b) / np.linalg.norm(a)
+
+    # until the second step is done, the average is the present generator
+    (free_first, terms), (free_later, _) = run(0.0, 2), run(0.0, 3)
+    (held_first, still), (held_later, moved) = run(100.0, 2), run(100.0, 3)
+    assert model.adversaries.penalty == 0 and "generator_movement" not in terms
+    assert still["generator_movement"] < 1e-10 < 1e-7 < moved["generator_movement"]
+    assert apart(free_first, held_first) < 1e-4 < 1e-3 < apart(free_later, held_later)
 
 
 def failed(model, history):

@@ -82,7 +82,7 @@ def test_a_missing_file_is_refused(saved, missing):
 
 def test_an_unknown_model_is_refused_naming_the_known(saved):
     change_card(saved, model="resnet")
-    with pytest.raises(ModelError, match=r"unknown model 'resnet'; known: dcgan, conv_vae, lenet5, mlp"):
+    with pytest.raises(ModelError, match=r"unknown model 'resnet'; known: dcgan, resnet_gan, conv_vae, lenet5, mlp"):
         load(saved)
 
 

@@ -58,7 +58,7 @@ def test_density_knows_neither_batch_nor_key_nor_call(trained, name):
     np.testing.assert_allclose(together, jnp.stack(alone), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["dcgan", "conv_vae"])
+@pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "conv_vae"])
 def test_activations_of_a_batch_are_those_of_its_images(trained, name):
     model, x = trained(name).model, jnp.asarray(examples(name))
     activations = jax.jit(model.activations)
@@ -70,6 +70,9 @@ def test_activations_of_a_batch_are_those_of_its_images(trained, name):
 
 @pytest.mark.parametrize("name, layers", [
     ("dcgan", {"conv_0": (6, 6, 4), "conv_1": (3, 3, 8), "conv_2": (2, 2, 16)}),
+    ("resnet_gan", {"block_0_inner": (12, 12, 4), "block_0": (6, 6, 4), "block_1_inner": (6, 6, 4),
+                    "block_1": (3, 3, 4), "block_2_inner": (3, 3, 4), "block_2": (3, 3, 4),
+                    "block_3_inner": (3, 3, 4), "block_3": (3, 3, 4), "pooled": (4,)}),
     ("conv_vae", {"encoder_conv_0": (6, 6, 4), "encoder_conv_1": (3, 3, 8), "encoder_dense": (16,),
                   "latent_mean": (4,), "decoder_dense_0": (16,), "decoder_dense_1": (3, 3, 8),
                   "decoder_double_0": (6, 6, 4)}),
@@ -89,7 +92,7 @@ def test_activations_are_all_layers_in_order_unpooled(name, layers):
     assert [(name, output.shape[1:]) for name, output in zip(names, shapes, strict=True)] == list(layers.items())
 
 
-@pytest.mark.parametrize("name", ["dcgan", "conv_vae", "conv_vae_colour"])
+@pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "conv_vae", "conv_vae_colour"])
 def test_samples_are_images_and_follow_the_key(trained, name):
     model = trained(name).model
     samples = model.sample(key(0), 300)
@@ -105,7 +108,7 @@ def test_classifiers_have_no_samples(name):
     assert start(name).sample(key(0), 3) is None
 
 
-@pytest.mark.parametrize("name", ["dcgan", "conv_vae", "lenet5"])
+@pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "conv_vae", "lenet5"])
 def test_equal_keys_train_equal_networks_bit_for_bit(trained, name):
     first, again, other = trained(name), fit(name), fit(name, seed=2)
     jax.tree.map(np.testing.assert_array_equal, first.model.variables, again.model.variables)
@@ -113,7 +116,7 @@ def test_equal_keys_train_equal_networks_bit_for_bit(trained, name):
     assert first.history != other.history
 
 
-@pytest.mark.parametrize("name", ["dcgan", "conv_vae", "lenet5"])
+@pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "conv_vae", "lenet5"])
 def test_a_training_that_broke_off_goes_on_to_the_same_network(trained, name):
     kept = Kept()
 
