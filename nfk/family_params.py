@@ -47,9 +47,9 @@ class ResnetGanParams(FamilyParams):
     generator_width: Annotated[int, Field(ge=1, le=1024)] = 16
     latent: PositiveInt = 32
     batch: Annotated[int, Field(ge=2, le=65536)] = 32
-    epochs: PositiveInt = 8
-    learning_rate: Rate = 4e-4
-    generator_learning_rate: Rate = 2e-4
+    epochs: PositiveInt = 6
+    learning_rate: Rate = 1e-3
+    generator_learning_rate: Rate = 1e-3
     loss: Literal["least_squares", "hinge"] = "least_squares"
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
     penalty: Annotated[float, Field(ge=0)] = 0.0

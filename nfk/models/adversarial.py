@@ -67,7 +67,8 @@ class Adversaries:
     @partial(jax.jit, static_argnums=(0, 1))
     def initial(self, image_shape: tuple[int, int, int], key: Key[Array, ""]) -> Variables:
         d_key, g_key, statistics_key = jax.random.split(key, 3)
-        d = self.discriminator.init(d_key, jnp.zeros((1, *image_shape)), update_stats=True)
+        # two images, not one: for one alone every convolution would be timed, which takes minutes of a wide network
+        d = self.discriminator.init(d_key, jnp.zeros((2, *image_shape)), update_stats=True)
         g = self.generator.init(g_key, jnp.zeros((2, self.latent)), train=True)
         return _joined(settled(d), self._with_statistics(g, statistics_key))
 

@@ -49,7 +49,7 @@ class Discriminator(nn.Module):
             hidden[f"{name}_inner"] = inner
             x = convolved(inner, f"{name}_conv_1") + convolved(x, f"{name}_shortcut")
             if block < 2:
-                x = nn.avg_pool(x, (2, 2), (2, 2))
+                x = halved(x)
             hidden[name] = x
         x = hidden["pooled"] = nn.relu(x).mean(axis=(1, 2))
         logits = nn.SpectralNorm(nn.Dense(1, name="dense"), name="norm_dense")(x, update_stats=update_stats)
@@ -85,6 +85,13 @@ class Generator(nn.Module):
             x = inner + Conv(self.width, (3, 3), use_bias=False, name=f"{name}_shortcut")(doubled(x, *size))
         x = Conv(channels, (3, 3), name="out")(activated(x, "norm"))
         return (jnp.tanh(x) + 1) / 2
+
+
+def halved(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
+    """The mean of every 2x2 pixels."""
+    batch, height, width, channels = x.shape
+    even = x[:, : height // 2 * 2, : width // 2 * 2]
+    return even.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
 
 
 def doubled(x: Float[Array, "b h w c"], rows: int, columns: int) -> Float[Array, "b {rows} {columns} c"]:
