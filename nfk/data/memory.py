@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from nfk.data.image_set import DataError
 
 
-def empty_images(shape: tuple[int, int, int, int], source: Path) -> UInt8[np.ndarray, "n h w c"]:
+def empty_images(shape: tuple[int, int, int, int], source: Path | str) -> UInt8[np.ndarray, "n h w c"]:
     """An uninitialised array, refused where it exceeds the memory at hand.
 
     The shape comes from headers that nothing vouches for: a few bytes can claim terabytes, which the system

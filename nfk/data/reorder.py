@@ -15,6 +15,8 @@ from jaxtyping import Int64, UInt8
 from nfk.data.image_set import DataError
 from nfk.data.source import Source
 
+_UNWANTED = -2  # no neighbour of a place
+
 
 def in_order(source: Source, order: Int64[np.ndarray, " m"], rows_at_once: int, folder: Path,
              progress: Callable[[int, int], None] | None = None) -> Iterator[UInt8[np.ndarray, "b h w c"]]:
@@ -29,7 +31,7 @@ def in_order(source: Source, order: Int64[np.ndarray, " m"], rows_at_once: int, 
         raise DataError(f"{source.path}: {len(order):,} images of {' × '.join(map(str, source.shape))} need "
                         f"{needed / 2**30:,.1f} GiB beside their store, {free / 2**30:,.1f} GiB are free in {folder}; "
                         "make room, use fewer or smaller images, or check that the file is whole")
-    place = np.full(len(source), -1, np.int64)
+    place = np.full(len(source), _UNWANTED, np.int64)
     place[order] = np.arange(len(order))
     with tempfile.TemporaryFile(dir=folder) as scratch:
         for block in source.reported(progress):
@@ -45,7 +47,7 @@ def in_order(source: Source, order: Int64[np.ndarray, " m"], rows_at_once: int, 
 
 def _runs(place: Int64[np.ndarray, " b"]) -> Iterator[tuple[int, slice]]:
     """Stretches of rows wanted whose places follow one another: the first place, and the rows."""
-    starts = np.flatnonzero(np.diff(place, prepend=-2) != 1)
+    starts = np.flatnonzero(np.diff(place, prepend=2 * _UNWANTED) != 1)
     for start, stop in zip(starts, [*starts[1:], len(place)], strict=True):
         if place[start] >= 0:
             yield int(place[start]), slice(int(start), int(stop))

@@ -36,7 +36,7 @@ class Source:
     `shape` is that of an image (h, w, c); `path` is what to name when all of it is too large.
     """
 
-    path: Path
+    path: Path | str
     shape: tuple[int, int, int]
     labels: Int32[np.ndarray, " n"]
     class_names: tuple[str, ...]
