@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from nfk.fisher.embedding import Scaling, embed, scale
 from nfk.fisher.parameters import parameter_index
 from nfk.fisher.scores import Examples, LogDensity, Scores
 from nfk.fisher.statistics import FisherStatistics, fisher_statistics
+from nfk.fisher.theta import Theta, choose
 from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.factors import Factors
 from nfk.linalg.krylov import Interrupted
@@ -37,6 +39,9 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
     rank: k, the numbers each example gets. damping: relative to the mean of the diagonal Fisher information.
     strategy: "auto" (a timed probe and `memory_gib` decide) or a name of `nfk.fisher.strategies`.
     passes, tolerance: most passes over the data, and the residual at which fewer are enough.
+    include, exclude: regular expressions for the whole "/"-joined path of a leaf of params. Theta is the leaves that
+        match any of include (None: all) and none of exclude; the others are constants and cost nothing. Leaves that
+        are no floating-point arrays are never in theta.
 
     After `fit`: singular_values_ (k), explained_variance_ratio_ (k; of ||V||_F^2, cumulative), residuals_ (k),
     eigenvalue_errors_ (k; estimated, relative, of each s^2),
@@ -50,7 +55,7 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
         self, log_density: LogDensity, params: PyTree, *, rank: int = 128, damping: float = 1e-3,
         strategy: str = "auto", key: Key[Array, ""] | None = None, oversampling: int = 16, passes: int = 10,
         tolerance: float = 5e-4, scaling: Scaling = "none", block: int = 256, memory_gib: float = 4.0,
-        progress: Progress = silent,
+        include: Sequence[str] | None = None, exclude: Sequence[str] = (), progress: Progress = silent,
     ) -> None:
         self.log_density = log_density
         self.params = params
@@ -64,13 +69,16 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
         self.scaling = scaling
         self.block = block
         self.memory_gib = memory_gib
+        self.include = include
+        self.exclude = exclude
         self.progress = progress
 
     def fit(self, images: Examples, y: None = None, *, model_samples: Examples | None = None) -> NeuralFisherKernel:
         """Statistics over `model_samples` (None: over `images`, the empirical choice), then the SVD.
 
         Streams both; cost and memory are those of the strategy (`nfk.fisher.strategies`). Raises ScoreError for
-        scores that are not finite or do not repeat, RankError for a rank V cannot have, MemoryBudgetError.
+        scores that are not finite or do not repeat, RankError for a rank V cannot have, MemoryBudgetError, ThetaError
+        for a pattern that matches no parameter.
         """
         scores = self._scores()
         scores.probe(images, self.block)
@@ -122,14 +130,14 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
             writer.put("diagonal", self.fisher_diagonal_)
             writer.put("right", np.asarray(self.right_))
             writer.attributes.update(rank=self.rank, damping=self.damping, scaling=self.scaling, fitted=self.fitted_,
-                                     strategy=self.strategy_)
+                                     strategy=self.strategy_, **self._choice())
 
     @classmethod
     def load(cls, path: Path | str, log_density: LogDensity, params: PyTree, **options: Any) -> NeuralFisherKernel:
         """What `save` wrote, its key too, for the same function and parameters; StoreError if those are others."""
         found = store.read(path)
         kept = found.attributes
-        settings = {name: kept[name] for name in ("rank", "damping", "scaling")}
+        settings = {name: kept[name] for name in ("rank", "damping", "scaling", "include", "exclude")}
         key = jax.random.wrap_key_data(jnp.asarray(found["key"][:]))
         loaded = cls(log_density, params, key=key, **settings, **options)
         found.expect(params=loaded._params_digest())
@@ -145,12 +153,20 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
         return loaded
 
     def _scores(self) -> Scores:
-        """The scores, compiled once for this function, these parameters and this key."""
-        made_of = (self.log_density, self.params, self.key)
+        """The scores, compiled once for this function, these parameters, this choice of them and this key."""
+        made_of = (self.log_density, self.params, self.key, self.include, self.exclude)
         kept = getattr(self, "_compiled", None)
         if kept is None or any(a is not b for a, b in zip(kept[0], made_of, strict=True)):
-            kept = self._compiled = (made_of, Scores(*made_of))
+            theta = self._theta()
+            kept = self._compiled = (made_of, Scores(theta.log_density, theta.params, self.key))
         return kept[1]
+
+    def _theta(self) -> Theta:
+        return choose(self.log_density, self.params, self.include, self.exclude)
+
+    def _choice(self) -> dict[str, Any]:
+        """include and exclude as JSON holds them."""
+        return {"include": None if self.include is None else list(self.include), "exclude": list(self.exclude)}
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "_compiled"}
@@ -169,6 +185,6 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
         return scale(rows, self.scaling, singular_values=self.singular_values_, fitted=self.fitted_)
 
     def _params_digest(self) -> str:
-        index = [list(entry) for entry in parameter_index(self.params)]
+        index = [list(entry) for entry in parameter_index(self._theta().params)]
         bits = [np.ascontiguousarray(leaf).tobytes().hex() for leaf in jax.tree.leaves(self.params)]
         return store.json_digest([index, bits])
