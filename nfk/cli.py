@@ -95,7 +95,7 @@ def estimate(family: Family) -> None:
 
     settings = load()
     settings.family(family)
-    data, net = images.load(settings), network.load(family)
+    data, net = images.load(settings), network.load(settings, family)
     found, _ = network.load_statistics(net, data)
     vectors = FisherVectors(net.scores, data.examples("train", settings.svd.examples), found,
                             damping=settings.svd.damping, block_rows=settings.svd.block)

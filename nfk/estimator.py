@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,25 +19,36 @@ from nfk import store
 from nfk.fisher import strategies
 from nfk.fisher.embedding import Scaling, embed, scale
 from nfk.fisher.parameters import parameter_index
-from nfk.fisher.scores import Examples, LogDensity, Scores
-from nfk.fisher.statistics import FisherStatistics, fisher_statistics
+from nfk.fisher.scores import Examples, LogDensity, Outputs, Scores, output_count
+from nfk.fisher.statistics import FisherStatistics, fisher_statistics, identity_statistics
+from nfk.fisher.theta import Theta, choose
 from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.factors import Factors
 from nfk.linalg.krylov import Interrupted
 from nfk.linalg.rows import Progress, silent
 
 PyTree = Any
+Kernel = Literal["fisher", "ntk"]
 
 
 class NeuralFisherKernel(TransformerMixin, BaseEstimator):
     """Compact vectors from a trained network: e(x) = W^T V_x, with V ~ U diag(s) W^T the truncated SVD of the
-    centred, whitened gradients of one scalar.
+    centred, whitened gradients of one scalar; or of the plain gradients of one or more (`kernel="ntk"`).
 
     log_density: s(params, x, key) -> scalar for one example x without a batch axis; any JAX function, params any
         pytree. Randomness inside s must come from `key`, which is one for all examples.
     rank: k, the numbers each example gets. damping: relative to the mean of the diagonal Fisher information.
     strategy: "auto" (a timed probe and `memory_gib` decide) or a name of `nfk.fisher.strategies`.
     passes, tolerance: most passes over the data, and the residual at which fewer are enough.
+    include, exclude: regular expressions for the whole "/"-joined path of a leaf of params. Theta is the leaves that
+        match any of include (None: all) and none of exclude; the others are constants and cost nothing. Leaves that
+        are no floating-point arrays are never in theta.
+    kernel: "fisher", or "ntk": the empirical neural tangent kernel, Z = 0, I = 1 and no damping, where s may be any
+        function f, a scalar or, with `outputs`, a vector of m numbers. outputs="all": V has n m rows, one for each
+        example and output (x_0 f_0, x_0 f_1, ...), and embeddings are (n, m, k). outputs="trace": K(x, z) =
+        sum_j <grad f_j(x), grad f_j(z)>, exactly: V has n rows of m p numbers, embeddings are (n, k), right_ takes
+        m p k numbers. Either costs one forward and m backward passes an example, and scores block / m examples at
+        once, which holds a few times block p numbers; "jvp" does neither.
 
     After `fit`: singular_values_ (k), explained_variance_ratio_ (k; of ||V||_F^2, cumulative), residuals_ (k),
     eigenvalue_errors_ (k; estimated, relative, of each s^2),
@@ -50,7 +62,8 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
         self, log_density: LogDensity, params: PyTree, *, rank: int = 128, damping: float = 1e-3,
         strategy: str = "auto", key: Key[Array, ""] | None = None, oversampling: int = 16, passes: int = 10,
         tolerance: float = 5e-4, scaling: Scaling = "none", block: int = 256, memory_gib: float = 4.0,
-        progress: Progress = silent,
+        include: Sequence[str] | None = None, exclude: Sequence[str] = (), kernel: Kernel = "fisher",
+        outputs: Outputs | None = None, progress: Progress = silent,
     ) -> None:
         self.log_density = log_density
         self.params = params
@@ -64,18 +77,29 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
         self.scaling = scaling
         self.block = block
         self.memory_gib = memory_gib
+        self.include = include
+        self.exclude = exclude
+        self.kernel = kernel
+        self.outputs = outputs
         self.progress = progress
 
     def fit(self, images: Examples, y: None = None, *, model_samples: Examples | None = None) -> NeuralFisherKernel:
         """Statistics over `model_samples` (None: over `images`, the empirical choice), then the SVD.
 
         Streams both; cost and memory are those of the strategy (`nfk.fisher.strategies`). Raises ScoreError for
-        scores that are not finite or do not repeat, RankError for a rank V cannot have, MemoryBudgetError.
+        scores that are not finite or do not repeat, RankError for a rank V cannot have, MemoryBudgetError, ThetaError
+        for a pattern that matches no parameter.
         """
+        self.n_outputs_ = self._output_count(images)
         scores = self._scores()
-        scores.probe(images, self.block)
-        statistics = fisher_statistics(
-            scores, images if model_samples is None else model_samples, block=self.block, progress=self.progress)
+        scores.probe(images, self._block)
+        if self.kernel == "ntk":
+            if model_samples is not None:
+                raise ValueError("model_samples are for Fisher statistics, and kernel='ntk' has none; leave them out")
+            statistics = identity_statistics(scores.size)
+        else:
+            statistics = fisher_statistics(
+                scores, images if model_samples is None else model_samples, block=self.block, progress=self.progress)
         vectors = self._vectors(scores, images, statistics)
         memory = int(self.memory_gib * 2**30)
         self.strategy_ = strategies.plan(
@@ -97,14 +121,14 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
                           f"raise passes={self.passes} or lower rank", ConvergenceWarning, stacklevel=2)
         return self
 
-    def transform(self, images: Examples) -> Float[np.ndarray, "m k"]:
-        """e(x) for each image, at the price of one gradient an image."""
+    def transform(self, images: Examples) -> Float[np.ndarray, "m *outputs k"]:
+        """e(x) for each image, at the price of one gradient an image and output; (m, outputs, k) for outputs="all"."""
         check_is_fitted(self, "singular_values_")
         statistics = FisherStatistics(self.mean_score_, self.fisher_diagonal_, 0)
         rows = embed(self._vectors(self._scores(), images, statistics), self.right_, progress=self.progress)
         return self._scaled(rows)
 
-    def fit_transform(self, images: Examples, y: None = None, **options: Any) -> Float[np.ndarray, "n k"]:
+    def fit_transform(self, images: Examples, y: None = None, **options: Any) -> Float[np.ndarray, "n *m k"]:
         """`fit`, then U diag(s): the fitted images' embeddings need no further pass."""
         self.fit(images, y, **options)
         return self._scaled(self.left_ * self.singular_values_.astype(self.left_.dtype)[None, :])
@@ -122,14 +146,16 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
             writer.put("diagonal", self.fisher_diagonal_)
             writer.put("right", np.asarray(self.right_))
             writer.attributes.update(rank=self.rank, damping=self.damping, scaling=self.scaling, fitted=self.fitted_,
-                                     strategy=self.strategy_)
+                                     strategy=self.strategy_, kernel=self.kernel, outputs=self.outputs,
+                                     n_outputs=self.n_outputs_, **self._choice())
 
     @classmethod
     def load(cls, path: Path | str, log_density: LogDensity, params: PyTree, **options: Any) -> NeuralFisherKernel:
         """What `save` wrote, its key too, for the same function and parameters; StoreError if those are others."""
         found = store.read(path)
         kept = found.attributes
-        settings = {name: kept[name] for name in ("rank", "damping", "scaling")}
+        settings = {name: kept[name] for name in (
+            "rank", "damping", "scaling", "include", "exclude", "kernel", "outputs")}
         key = jax.random.wrap_key_data(jnp.asarray(found["key"][:]))
         loaded = cls(log_density, params, key=key, **settings, **options)
         found.expect(params=loaded._params_digest())
@@ -140,23 +166,46 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
         loaded.mean_score_ = found["mean_score"][:]
         loaded.fisher_diagonal_ = found["diagonal"][:]
         loaded.right_ = jnp.asarray(found["right"][:])
-        loaded.fitted_, loaded.strategy_ = kept["fitted"], kept["strategy"]
+        loaded.fitted_, loaded.strategy_, loaded.n_outputs_ = kept["fitted"], kept["strategy"], kept["n_outputs"]
         loaded.n_features_out_ = len(loaded.singular_values_)
         return loaded
 
     def _scores(self) -> Scores:
-        """The scores, compiled once for this function, these parameters and this key."""
-        made_of = (self.log_density, self.params, self.key)
+        """The scores, compiled once for this function, these parameters, this choice of them and this key."""
+        made_of = (self.log_density, self.params, self.key, self.include, self.exclude, self.outputs, self.n_outputs_)
         kept = getattr(self, "_compiled", None)
         if kept is None or any(a is not b for a, b in zip(kept[0], made_of, strict=True)):
-            kept = self._compiled = (made_of, Scores(*made_of))
+            theta = self._theta()
+            kept = self._compiled = (made_of, Scores(theta.log_density, theta.params, self.key, outputs=self.outputs,
+                                                     count=self.n_outputs_))
         return kept[1]
+
+    def _output_count(self, images: Examples) -> int:
+        """m, 1 for a scalar."""
+        if self.kernel == "ntk":
+            return output_count(self.log_density, self.params, images[0:1][0], self.key, self.outputs)
+        if self.outputs is not None:
+            raise ValueError(f"outputs={self.outputs!r} goes with kernel='ntk'; kernel={self.kernel!r} is of a scalar")
+        return 1
+
+    @property
+    def _block(self) -> int:
+        """Examples scored at once: `block` gradients."""
+        return max(1, self.block // self.n_outputs_)
+
+    def _theta(self) -> Theta:
+        return choose(self.log_density, self.params, self.include, self.exclude)
+
+    def _choice(self) -> dict[str, Any]:
+        """include and exclude as JSON holds them."""
+        return {"include": None if self.include is None else list(self.include), "exclude": list(self.exclude)}
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in super().__getstate__().items() if name != "_compiled"}
 
     def _vectors(self, scores: Scores, images: Examples, statistics: FisherStatistics) -> FisherVectors:
-        return FisherVectors(scores, images, statistics, damping=self.damping, block_rows=self.block)
+        damping = 0.0 if self.kernel == "ntk" else self.damping
+        return FisherVectors(scores, images, statistics, damping=damping, block_rows=self._block)
 
     def _keep(self, statistics: FisherStatistics, factors: Factors, fitted: int) -> None:
         self.mean_score_, self.fisher_diagonal_ = statistics.mean_score, statistics.diagonal
@@ -165,10 +214,11 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
         self.eigenvalue_errors_ = factors.errors
         self.fitted_, self.n_features_out_ = fitted, len(factors.singular_values)
 
-    def _scaled(self, rows: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-        return scale(rows, self.scaling, singular_values=self.singular_values_, fitted=self.fitted_)
+    def _scaled(self, rows: Float[np.ndarray, "r k"]) -> Float[np.ndarray, "n *m k"]:
+        scaled = scale(rows, self.scaling, singular_values=self.singular_values_, fitted=self.fitted_)
+        return scaled.reshape(-1, self.n_outputs_, rows.shape[1]) if self.outputs == "all" else scaled
 
     def _params_digest(self) -> str:
-        index = [list(entry) for entry in parameter_index(self.params)]
+        index = [list(entry) for entry in parameter_index(self._theta().params)]
         bits = [np.ascontiguousarray(leaf).tobytes().hex() for leaf in jax.tree.leaves(self.params)]
         return store.json_digest([index, bits])

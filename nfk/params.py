@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from nfk.family_params import MODEL_PARAMS, AnyFamily
-from nfk.section import Name, PositiveInt, Section
+from nfk.section import Name, Pattern, PositiveInt, Section
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -35,6 +35,13 @@ class DataParams(Section):
     train: PositiveInt = 3500
     validation: PositiveInt = 500
     test: PositiveInt = 1000
+
+
+class ThetaParams(Section):
+    """The parameters of a network that Fisher scores are taken in, by "/"-joined path; the others are constants."""
+
+    include: tuple[Pattern, ...] | None = Field(None, description="regular expressions for a whole path; null: all")
+    exclude: tuple[Pattern, ...] = Field((), description="those of them left out")
 
 
 class StatisticsParams(Section):
@@ -109,6 +116,7 @@ class Params(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataParams = DataParams()
     families: dict[Name, AnyFamily] = Field(min_length=1)
+    theta: dict[Name, ThetaParams] = Field({}, description="by family; one that is not named: all its parameters")
     statistics: StatisticsParams = StatisticsParams()
     svd: SvdParams = SvdParams()
     embed: EmbedParams = EmbedParams()
@@ -119,6 +127,10 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> Params:
+        for name in self.theta:
+            if name not in self.families:
+                raise ValueError(f"theta.{name}: no such family{_nearest(name, self.families)}; "
+                                 f"there are {', '.join(self.families)}")
         used = self.svd.examples or self.data.train
         for key, value, bound, of in (
             ("svd.examples", self.svd.examples, self.data.train, "data.train"),
@@ -214,7 +226,9 @@ def _allowed_keys(location: list[Any], content: dict[str, Any]) -> set[str]:
         if location[0] == "families" and depth == 1:
             entry = content["families"][part]
             section = MODEL_PARAMS[entry["model"]]
-        elif section is Params and part == "families":
+        elif location[0] == "theta" and depth == 1:
+            section = ThetaParams
+        elif section is Params and part in ("families", "theta"):
             continue
         else:
             section = section.model_fields[part].annotation

@@ -32,6 +32,9 @@ def with_(section: str, **values):
     (with_("evaluate", neighbours=[4000]), "evaluate.neighbours=4000 exceeds the number of labelled training examples"),
     ({"families": {"gan": {}}}, "families.gan.model: missing; allowed: dcgan, resnet_gan, conv_vae"),
     ({"families": {}}, "families={}"),
+    (with_("theta", gna={}), "theta.gna: no such family, did you mean 'gan'?; there are gan"),
+    (with_("theta", gan={"includes": []}), "theta.gan.includes: unknown key, did you mean 'include'?"),
+    (with_("theta", gan={"include": ["(a"]}), "'(a' is no regular expression: missing )"),
     ({}, "families: Field required"),
 ])
 def test_refusals(content, message):

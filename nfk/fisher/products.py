@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nfk.fisher.parameters import unflatten
+from nfk.fisher.scores import ScoreError
 from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.rows import block_bounds, block_count
 
@@ -23,10 +24,14 @@ class JacobianProducts:
     """V M and V^T Y (satisfies `nfk.linalg.subspace.Products`) for the rows of `vectors`, one tangent or cotangent a
     column through the network for every block of examples.
 
-    Cost: r forward, or r backward, passes over the data. Memory: what r passes over one block hold.
+    Cost: r forward, or r backward, passes over the data. Memory: what r passes over one block hold. Raises ScoreError
+    for the rows of several outputs.
     """
 
     def __init__(self, vectors: FisherVectors) -> None:
+        if vectors.scores.outputs is not None:
+            raise ScoreError(f"strategy=jvp takes functions of one output, not outputs={vectors.scores.outputs!r}; "
+                             "choose stream, gram or auto")
         self.shape = vectors.shape
         self._vectors = vectors
         potential = functools.partial(_potentials, vectors.scores.log_density)

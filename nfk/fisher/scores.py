@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,8 @@ from nfk.in_cache import map_in_cache
 
 PyTree = Any
 LogDensity = Callable[[PyTree, Array, Array], Array]
-"""log_density(params, x, key) -> scalar, for one example x without a batch axis"""
+"""log_density(params, x, key) -> scalar, for one example x without a batch axis; a tangent kernel's m outputs: (m,)"""
+Outputs = Literal["all", "trace"]
 
 
 @runtime_checkable
@@ -39,42 +40,52 @@ class Scores:
     Every example gets the same key, so that what is random inside s is one draw shared by all, and V is the
     same matrix in every pass.
 
-    Cost: one gradient per example; one compilation for each size of block. Memory: a few times b p numbers.
-    Precision: that of `params`.
+    For a function f with `count` outputs, m, an example's rows come from its Jacobian (m x p), by one forward and m
+    backward passes: outputs="all": m rows of p numbers, in the order of the outputs; "trace": one row of m p numbers,
+    the gradients of all outputs end to end, so that <row(x), row(z)> = sum_j <grad f_j(x), grad f_j(z)>.
+
+    Cost: one gradient (m of them) per example; one compilation for each size of block. Memory: a few times b p
+    (b m p) numbers. Precision: that of `params`.
     """
 
-    def __init__(self, log_density: LogDensity, params: PyTree, key: Key[Array, ""] | None = None) -> None:
+    def __init__(
+        self, log_density: LogDensity, params: PyTree, key: Key[Array, ""] | None = None, *,
+        outputs: Outputs | None = None, count: int = 1,
+    ) -> None:
         self.log_density = log_density
         self.params = params
-        self.size = parameter_count(params)
+        self.outputs, self._count = outputs, count
+        self.rows_each = count if outputs == "all" else 1
+        self.size = parameter_count(params) * (count if outputs == "trace" else 1)
         self.dtype = jnp.result_type(*jax.tree.leaves(params))
         self.key = jax.random.key(0) if key is None else key
-        self._whitened = jax.jit(functools.partial(_whitened, log_density))
-        self._image = jax.jit(functools.partial(_image, log_density))
+        gradient = jax.grad(log_density) if outputs is None else _jacobian(log_density)
+        self._whitened = jax.jit(functools.partial(_whitened, gradient))
+        self._image = jax.jit(functools.partial(_image, gradient))
         self._zero, self._one = jnp.zeros(self.size, self.dtype), jnp.ones(self.size, self.dtype)
 
-    def __call__(self, block: Any, start: int = 0) -> Float[Array, "b p"]:
-        """The scores themselves."""
+    def __call__(self, block: Any, start: int = 0) -> Float[Array, "r p"]:
+        """The scores themselves, `rows_each` rows an example."""
         return self.whitened(block, self._zero, self._one, start)
 
     def whitened(
         self, block: Any, mean: Float[Array, " p"], weight: Float[Array, " p"], start: int = 0
-    ) -> Float[Array, "b p"]:
+    ) -> Float[Array, "r p"]:
         """weight * (g(x) - mean), element-wise. ScoreError naming the first example (`start` is the block's first
-        row) whose score is not finite."""
-        count = len(block)
+        one) whose score is not finite."""
+        count = len(block) * self.rows_each
         rows, sums = self._whitened(self.params, _padded(jnp.asarray(block)), self.key, mean, weight)
         if not np.isfinite(np.asarray(sums)).all():
-            check_finite(np.asarray(rows[:count]), start)
+            check_finite(np.asarray(rows[:count]), start, self.rows_each)
         return rows[:count]
 
     def image(
         self, block: Any, mean: Float[Array, " p"], weight: Float[Array, " p"], right: Float[Array, "p k"],
         start: int = 0,
-    ) -> Float[Array, "b k"]:
+    ) -> Float[Array, "r k"]:
         """`whitened` times `right`, each row used while it is in cache and never kept: as good as the gradient's
         price."""
-        count = len(block)
+        count = len(block) * self.rows_each
         image = self._image(self.params, _padded(jnp.asarray(block)), self.key, mean, weight, right)[:count]
         if not np.isfinite(np.asarray(image)).all():
             self.whitened(block, mean, weight, start)
@@ -84,7 +95,7 @@ class Scores:
     def in_float64(self) -> Scores:
         """The same scores of the same parameters in float64; to be taken and called under `jax.enable_x64(True)`."""
         params = jax.tree.map(lambda leaf: jnp.asarray(np.asarray(leaf), jnp.float64), self.params)
-        return Scores(self.log_density, params, self.key)
+        return Scores(self.log_density, params, self.key, outputs=self.outputs, count=self._count)
 
     def probe(self, examples: Examples, rows: int = 256) -> None:
         """Score the first `rows` examples twice: ScoreError unless they agree bit for bit and are finite."""
@@ -103,38 +114,63 @@ def _padded(block: Array) -> Array:
     return block if missing == 0 else jnp.concatenate([block, jnp.repeat(block[-1:], missing, axis=0)])
 
 
-def check_finite(scores: Float[np.ndarray, "b p"], start: int) -> None:
-    """ScoreError naming the first example (`start` is the block's first row) whose score is not finite."""
+def output_count(
+    function: LogDensity, params: PyTree, example: Any, key: Key[Array, ""] | None, outputs: Outputs | None
+) -> int:
+    """m, the numbers that `function` returns for one example; ScoreError where they do not go with `outputs`. Cost:
+    one abstract evaluation."""
+    key = jax.random.key(0) if key is None else key
+    shape = jax.eval_shape(function, params, jnp.asarray(example), key).shape
+    if outputs is None and shape != ():
+        raise ScoreError(f"the function returns an array of shape {shape}, and outputs=None wants a scalar; "
+                         "say outputs='all' or outputs='trace'")
+    if outputs is not None and len(shape) != 1:
+        raise ScoreError(f"outputs={outputs!r} wants a function that returns a vector (m,), not shape {shape}; "
+                         + ("leave outputs out" if shape == () else "reshape its result"))
+    return shape[0] if shape else 1
+
+
+def check_finite(scores: Float[np.ndarray, "r p"], start: int, each: int = 1) -> None:
+    """ScoreError naming the first example (`start` is the block's first, each has `each` rows) whose score is not
+    finite."""
     finite = np.isfinite(scores).all(axis=1)
     if not finite.all():
         row = int(np.argmin(finite))
         bad = int(np.sum(~np.isfinite(scores[row])))
-        raise ScoreError(f"example {start + row}: {bad} of {scores.shape[1]} score entries are NaN or infinite; "
-                         f"look at that example and at the model's weights")
+        raise ScoreError(f"example {start + row // each}: {bad} of {scores.shape[1]} score entries are NaN or "
+                         f"infinite; look at that example and at the model's weights")
+
+
+def _jacobian(function: LogDensity) -> LogDensity:
+    """The gradients of all outputs at one example, end to end: m p numbers."""
+    def flat(params: PyTree, x: Array, key: Array) -> Float[Array, " mp"]:
+        return flatten_batch(jax.jacrev(function)(params, x, key)).reshape(-1)
+
+    return flat
 
 
 def _rows(
-    log_density: LogDensity, params: PyTree, block: Array, key: Array, mean: Array, weight: Array
-) -> Float[Array, "b p"]:
-    gradients = jax.vmap(jax.grad(log_density), in_axes=(None, 0, None))(params, block, key)
-    return (flatten_batch(gradients) - mean[None, :]) * weight[None, :]
+    gradient: LogDensity, params: PyTree, block: Array, key: Array, mean: Array, weight: Array
+) -> Float[Array, "r p"]:
+    gradients = jax.vmap(gradient, in_axes=(None, 0, None))(params, block, key)
+    return (flatten_batch(gradients).reshape(-1, len(mean)) - mean[None, :]) * weight[None, :]
 
 
 def _whitened(
-    log_density: LogDensity, params: PyTree, block: Array, key: Array, mean: Array, weight: Array
-) -> tuple[Float[Array, "b p"], Float[Array, " b"]]:
+    gradient: LogDensity, params: PyTree, block: Array, key: Array, mean: Array, weight: Array
+) -> tuple[Float[Array, "r p"], Float[Array, " r"]]:
     """The rows, and each one's sum: not finite where an entry is not (a product, since XLA's sums are slow on CPU)."""
     def part(examples: Array) -> tuple[Array, Array]:
-        rows = _rows(log_density, params, examples, key, mean, weight)
+        rows = _rows(gradient, params, examples, key, mean, weight)
         return rows, rows @ jnp.ones_like(mean)
 
     return map_in_cache(part, block)
 
 
 def _image(
-    log_density: LogDensity, params: PyTree, block: Array, key: Array, mean: Array, weight: Array, right: Array
-) -> Float[Array, "b k"]:
+    gradient: LogDensity, params: PyTree, block: Array, key: Array, mean: Array, weight: Array, right: Array
+) -> Float[Array, "r k"]:
     def part(examples: Array) -> Array:
-        return jnp.matmul(_rows(log_density, params, examples, key, mean, weight), right, precision="highest")
+        return jnp.matmul(_rows(gradient, params, examples, key, mean, weight), right, precision="highest")
 
     return map_in_cache(part, block)

@@ -26,7 +26,9 @@ class FisherVectors:
     """V by blocks (satisfies `nfk.linalg.rows.RowBlocks`): one gradient per row, centred and whitened.
 
     Each block is centred before anything is summed: folding the mean in afterwards would cancel. The next
-    block's examples are read while this one is computed. Memory: a few times b p numbers.
+    block's examples are read while this one is computed. An example has `scores.rows_each` rows, next to each other
+    (one, but where every output has its own), and a block no part of an example: `block_rows` given is for one row an
+    example, and counts that many examples. Memory: a few times b p numbers.
     """
 
     def __init__(
@@ -36,8 +38,8 @@ class FisherVectors:
         if len(statistics.mean_score) != scores.size:
             raise ScoreError(f"the statistics have {len(statistics.mean_score)} parameters, the model "
                              f"{scores.size}; they belong to another model")
-        self.shape = (examples.shape[0], scores.size)
-        self.block_rows = block_rows
+        self.shape = (examples.shape[0] * scores.rows_each, scores.size)
+        self.block_rows = block_rows * scores.rows_each
         self.scores, self._examples = scores, examples
         self.statistics, self._damping = statistics, damping
         self.mean = jnp.asarray(statistics.mean_score, scores.dtype)
@@ -47,13 +49,11 @@ class FisherVectors:
 
     def block(self, index: int) -> Float[Array, "b p"]:
         """Rows of block `index`. Raises ScoreError naming the first example whose score is not finite."""
-        start, _ = block_bounds(self, index)
-        return self.scores.whitened(self._read(index), self.mean, self.weight, start)
+        return self.scores.whitened(self._read(index), self.mean, self.weight, self._bounds(index)[0])
 
     def image(self, index: int, right: Float[Array, "p r"]) -> Float[Array, "b r"]:
         """Those rows times `right`; the rows are not kept."""
-        start, _ = block_bounds(self, index)
-        return self.scores.image(self._read(index), self.mean, self.weight, right, start)
+        return self.scores.image(self._read(index), self.mean, self.weight, right, self._bounds(index)[0])
 
     def examples(self, index: int) -> Any:
         """The examples of block `index`."""
@@ -65,10 +65,12 @@ class FisherVectors:
         Where the model cannot be evaluated in float64, or is another function there (noise drawn in the default
         precision: the rows differ by more than 1 %), the rows of `block` as they are.
         """
+        rows_each = self.scores.rows_each
+        count = -(-count // rows_each)  # of examples
         runs = min(_RUNS, count)
         each = count // runs
-        starts = np.linspace(0, self.shape[0] - each, runs).astype(int)
-        which = np.concatenate([np.arange(start, start + each) for start in starts])
+        starts = np.linspace(0, self.shape[0] // rows_each - each, runs).astype(int)
+        which = np.concatenate([np.arange(start * rows_each, (start + each) * rows_each) for start in starts])
         examples = np.concatenate([np.asarray(self._examples[start : start + each]) for start in starts.tolist()])
         block = np.asarray(self.scores.whitened(examples, self.mean, self.weight), np.float64)
         try:
@@ -91,8 +93,13 @@ class FisherVectors:
         return current
 
     def _slice(self, index: int) -> Any:
-        start, stop = block_bounds(self, index)
+        start, stop = self._bounds(index)
         return self._examples[start:stop]
+
+    def _bounds(self, index: int) -> tuple[int, int]:
+        """The first example of block `index`, and the one after its last."""
+        start, stop = block_bounds(self, index)
+        return start // self.scores.rows_each, stop // self.scores.rows_each
 
 
 def _float64(examples: Any) -> Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Float, Key
@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Key
 PyTree = Any
 
 
+@runtime_checkable
 class TrainedModel(Protocol):
     """A network with one scalar per image, and a way to draw images of its own.
 

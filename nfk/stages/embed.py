@@ -15,7 +15,7 @@ from nfk.stages.outcome import Outcome
 
 
 def run(params: Params, family: str) -> Outcome:
-    data, net = images.load(params), network.load(family)
+    data, net = images.load(params), network.load(params, family)
     statistics, statistics_digest = network.load_statistics(net, data)
     made_from = {"data": data.digest, "model": net.digest, "statistics": statistics_digest}
     factors = store.read(workspace.factors_store(family)).expect(**made_from)

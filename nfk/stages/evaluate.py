@@ -39,7 +39,7 @@ _QUERIES = 8
 
 
 def run(params: Params, family: str) -> Outcome:
-    data, net = images.load(params), network.load(family)
+    data, net = images.load(params), network.load(params, family)
     statistics, statistics_digest = network.load_statistics(net, data)
     made_from = {"data": data.digest, "model": net.digest, "statistics": statistics_digest}
     factors = store.read(workspace.factors_store(family)).expect(**made_from)
@@ -121,7 +121,7 @@ def spectra(params: Params, net: Network, data: Images, damping: float, report: 
     for draw in range(params.evaluate.initialisations):
         key = jax.random.fold_in(network.key(params, "init"), draw)
         untrained = initial(net.model.config, data.shape, len(data.class_names), key)
-        draws.append(curves(Scores(untrained.log_density, untrained.params)))
+        draws.append(curves(network.scores(params, net.family, untrained)))
     return {"components": counts, "untrained_draws": [draw[""] for draw in draws],
             **{f"trained{suffix}": values for suffix, values in trained.items()},
             **{f"untrained{suffix}": np.mean([draw[suffix] for draw in draws], axis=0).tolist() for suffix in trained}}

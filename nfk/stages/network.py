@@ -8,11 +8,13 @@ import jax
 import numpy as np
 
 from nfk import store
+from nfk.fisher.parameters import parameter_index
 from nfk.fisher.scores import Examples, Scores
 from nfk.fisher.statistics import FisherStatistics
+from nfk.fisher.theta import choose
 from nfk.models import checkpoint
 from nfk.models.protocol import TrainedModel
-from nfk.params import Params
+from nfk.params import Params, ThetaParams
 from nfk.stages import workspace
 from nfk.stages.images import Images
 
@@ -24,13 +26,25 @@ class Network(NamedTuple):
     digest: str
     card: dict[str, Any]
 
+    @property
+    def theta(self) -> str:
+        """The digest of which parameters the scores are taken in."""
+        return store.json_digest([entry.path for entry in parameter_index(self.scores.params)])
 
-def load(family: str) -> Network:
-    """The network that `pretrain` wrote; ModelError if it is absent or damaged."""
+
+def load(params: Params, family: str) -> Network:
+    """The network that `pretrain` wrote, its theta as params.yaml has it; ModelError if it is absent or damaged."""
     folder = workspace.model_folder(family)
     card = checkpoint.read_card(folder)
     model = checkpoint.load(folder)
-    return Network(family, model, Scores(model.log_density, model.params), digest(card), card)
+    return Network(family, model, scores(params, family, model), digest(card), card)
+
+
+def scores(params: Params, family: str, model: TrainedModel) -> Scores:
+    """The scores of a model in the family's theta. ThetaError for a pattern that matches none of its parameters."""
+    theta = params.theta.get(family, ThetaParams())
+    chosen = choose(model.log_density, model.params, theta.include, theta.exclude)
+    return Scores(chosen.log_density, chosen.params)
 
 
 def digest(card: dict[str, Any]) -> str:
@@ -54,9 +68,9 @@ def model_samples(params: Params, network: Network, images: Images) -> tuple[Exa
 
 
 def load_statistics(network: Network, images: Images) -> tuple[FisherStatistics, str]:
-    """What `statistics` wrote for just this network and data, and its digest."""
+    """What `statistics` wrote for just this network, theta and data, and its digest, which all later stores hold."""
     found = store.read(workspace.statistics_store(network.family))
-    found.expect(model=network.digest, data=images.digest)
+    found.expect(model=network.digest, data=images.digest, theta=network.theta)
     statistics = FisherStatistics(found["mean_score"][:], found["diagonal"][:],
                                   int(found.attributes["count"]))
     return statistics, found.digest

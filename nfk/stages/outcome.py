@@ -12,7 +12,7 @@ class Outcome:
     summary: str
     """one line for people"""
     params: dict[str, Any] = field(default_factory=dict)
-    metrics: dict[str, float] = field(default_factory=dict)
+    metrics: dict[str, float | int] = field(default_factory=dict)
     series: dict[str, list[float]] = field(default_factory=dict)
     figures: list[Path] = field(default_factory=list)
     digests: dict[str, str] = field(default_factory=dict)

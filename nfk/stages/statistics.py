@@ -12,23 +12,23 @@ from nfk.stages.outcome import Outcome
 
 
 def run(params: Params, family: str) -> Outcome:
-    data, net = images.load(params), network.load(family)
+    data, net = images.load(params), network.load(params, family)
     scores = net.scores
     samples, origin = network.model_samples(params, net, data)
     scores.probe(samples, params.statistics.block)
     scratch = workspace.scratch("statistics", family, {
         "params": params.statistics.model_dump(), "seed": params.seed, "data": data.digest,
-        "model": net.digest})
+        "model": net.digest, "theta": net.theta})
     with progress(f"statistics@{family}") as report:
         found = fisher_statistics(scores, samples, block=params.statistics.block, checkpoint=scratch,
                                   progress=report)
     path = workspace.statistics_store(family)
-    with store.write(path, inputs={"data": data.digest, "model": net.digest}) as writer:
+    with store.write(path, inputs={"data": data.digest, "model": net.digest, "theta": net.theta}) as writer:
         writer.put("mean_score", found.mean_score)
         writer.put("diagonal", found.diagonal)
         writer.attributes.update(
             count=found.count, samples=origin, dead_parameters=found.dead,
-            parameters=[entry._asdict() for entry in parameter_index(net.model.params)])
+            parameters=[entry._asdict() for entry in parameter_index(scores.params)])
     scratch.clear()
     dead = f", {found.dead:,} dead" if found.dead else ""
     return Outcome(

@@ -25,7 +25,7 @@ class NotConverged(ValueError):
 
 
 def run(params: Params, family: str) -> Outcome:
-    data, net = images.load(params), network.load(family)
+    data, net = images.load(params), network.load(params, family)
     statistics, statistics_digest = network.load_statistics(net, data)
     settings, scores = params.svd, net.scores
     examples = data.examples("train", settings.examples)

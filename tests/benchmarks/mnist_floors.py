@@ -80,7 +80,7 @@ def measure(workspace: Path, family: str) -> dict[str, Any]:
 
     os.chdir(workspace)
     params = load()
-    data, net = images.load(params), network.load(family)
+    data, net = images.load(params), network.load(params, family)
     truth, found = labels(params, data), {}
     stored = store.read(f"embeddings/{family}.zarr")
     wanted = [*representations.embeddings(params, stored)]

@@ -76,7 +76,7 @@ def measure(workspace: Path, family: str) -> dict[str, Any]:
 
     os.chdir(workspace)
     params = load()
-    data, net = images.load(params), network.load(family)
+    data, net = images.load(params), network.load(params, family)
     truth = labels(params, data)
     wanted = [*representations.embeddings(params, store.read(f"embeddings/{family}.zarr"))][-1:]
     wanted += [features for features in representations.activations(params, net, data, params.svd.rank)
