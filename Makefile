@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed
+# files side by side: most of the time a test waits for a compiler or for a server it started
+PARALLEL ?= --numprocesses logical --maxprocesses 4 --dist loadfile
 export PATH := $(BIN):$(PATH)
 
 .PHONY: repro test quick check bench
@@ -13,10 +15,10 @@ repro: $(INSTALLED)   ## data to report, by DVC; what has not changed is not run
 # the flows' tests have a process of their own: Prefect's logging keeps the streams of the test that was first
 test: $(INSTALLED)   ## every test, the end-to-end run included
 	@$(BIN)/python -m pytest tests/flows
-	@$(BIN)/python -m pytest --ignore=tests/flows
+	@$(BIN)/python -m pytest $(PARALLEL) --ignore=tests/flows
 
 quick: $(INSTALLED)   ## the tests that need no pipeline
-	@$(BIN)/python -m pytest --ignore=tests/flows -m "not slow"
+	@$(BIN)/python -m pytest $(PARALLEL) --ignore=tests/flows -m "not slow"
 
 bench: $(INSTALLED)   ## the numerical core against its peers, about an hour; tables into the README
 	@$(BIN)/python -m tests.benchmarks.core
