@@ -17,6 +17,7 @@ families:
   gan: {model: dcgan, width: 2, generator_width: 4, latent: 8, epochs: 1}
   vae: {model: conv_vae, width: 2, hidden: 8, latent: 4, epochs: 1}
   classifier: {model: mlp, hidden: 16, epochs: 2}
+theta: {}
 statistics: {model_samples: 64, block: 32}
 svd: {rank: 12, oversampling: 4, passes: 5, strategy: stream, block: 32, accept_unconverged: true}
 embed: {scaling: none}
