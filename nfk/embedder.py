@@ -23,6 +23,7 @@ from nfk import store
 from nfk.fisher.embedding import embed, scale
 from nfk.fisher.scores import Scores
 from nfk.fisher.statistics import FisherStatistics
+from nfk.fisher.theta import choose
 from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.rows import Progress, silent
 from nfk.models import checkpoint
@@ -36,9 +37,11 @@ class EmbedderError(ValueError):
 
 def write(
     folder: Path, *, model: Path, statistics: store.Store, factors: store.Store, scaling: str,
-    inputs: Mapping[str, str],
+    theta: Mapping[str, Any], inputs: Mapping[str, str],
 ) -> None:
-    """Gather a family's network, statistics and right factor into `folder`, whole or not at all."""
+    """Gather a family's network, statistics and right factor into `folder`, whole or not at all.
+
+    theta: `include` and `exclude` of `nfk.fisher.theta.choose`."""
     with store.whole_folder(folder) as building:
         (building / _MODEL).mkdir()
         for name in (checkpoint.WEIGHTS, checkpoint.CARD):
@@ -49,7 +52,7 @@ def write(
             writer.put("right", factors["right"][:])
             writer.put("singular_values", factors["singular_values"][:])
             writer.attributes.update(scaling=scaling, damping=factors.attributes["damping"],
-                                     fitted=factors.attributes["examples"])
+                                     fitted=factors.attributes["examples"], theta=dict(theta))
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ class Embedder:
         """What `write` wrote; every byte is held against its digest. StoreError or ModelError otherwise."""
         folder = Path(folder)
         model, found = checkpoint.load(folder / _MODEL), store.read(folder / _FACTORS)
-        return cls(model.image_shape, Scores(model.log_density, model.params),
+        theta = choose(model.log_density, model.params, **found.attributes["theta"])
+        return cls(model.image_shape, Scores(theta.log_density, theta.params),
                    FisherStatistics(found["mean_score"][:], found["diagonal"][:], 0),
                    jnp.asarray(found["right"][:]), found["singular_values"][:], found.attributes, found.inputs)
 

@@ -9,8 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from nfk import embedder, registry, store, tracking
-from nfk.models import checkpoint
-from nfk.params import PARAMS_FILE, Params
+from nfk.params import PARAMS_FILE, Params, ThetaParams
 from nfk.registry.registration import Content, register
 from nfk.stages import images, network, workspace
 from nfk.stages.images import SPLITS
@@ -25,9 +24,9 @@ def run(params: Params, family: str) -> tuple[registry.Entry, registry.Entry]:
     RegistryError otherwise.
     """
     params.family(family)
-    data, card = images.load(params), checkpoint.read_card(workspace.model_folder(family))
-    made_from = {"data": data.digest, "model": network.digest(card)}
-    statistics = store.read(workspace.statistics_store(family)).expect(**made_from)
+    data, net = images.load(params), network.load(params, family)
+    made_from = {"data": data.digest, "model": net.digest}
+    statistics = store.read(workspace.statistics_store(family)).expect(**made_from, theta=net.theta)
     factors = store.read(workspace.factors_store(family)).expect(**made_from, statistics=statistics.digest)
     inputs = {**made_from, "statistics": statistics.digest, "factors": factors.digest}
     path = workspace.embeddings_store(family)
@@ -47,7 +46,8 @@ def run(params: Params, family: str) -> tuple[registry.Entry, registry.Entry]:
     with TemporaryDirectory(prefix="nfk-register-") as scratch, registry.connect(params.tracking) as client:
         folder = Path(scratch) / "embedder"
         embedder.write(folder, model=workspace.model_folder(family), statistics=statistics, factors=factors,
-                       scaling=embeddings.attributes["scaling"], inputs=inputs)
+                       scaling=embeddings.attributes["scaling"],
+                       theta=params.theta.get(family, ThetaParams()).model_dump(mode="json"), inputs=inputs)
         return register(client, Content(
             family=family, embedder=folder, embeddings=path,
             examples=np.asarray(data.examples("train")[:_EXAMPLES]), rank=rank, metrics=metrics, tags=lineage,
