@@ -202,7 +202,7 @@ class _Network:
         sigmas = jnp.exp(_LOG_SIGMA_MEAN + _LOG_SIGMA_SCALE * jax.random.normal(level_key, (len(x),)))
         noised = x + sigmas[:, None, None, None] * jax.random.normal(noise_key, x.shape)
         errors = ((self.denoise(params, noised, sigmas) - x) ** 2).mean(axis=(1, 2, 3))
-        return {"negative_loss": -edm_weight(sigmas) * errors}
+        return {"negative_denoising_error": -edm_weight(sigmas) * errors}
 
 
 @partial(jax.jit, static_argnums=0)
@@ -225,7 +225,7 @@ def independent_pixel_loss(images: UInt8[np.ndarray, "n h w c"]) -> float:
 def appraise(metrics: dict[str, float], images: UInt8[np.ndarray, "n h w c"]) -> list[Check]:
     """Whether a training with these metrics learnt more than each pixel's spread."""
     return [
-        at_most("validation loss below independent pixels", -metrics["validation_negative_loss"],
+        at_most("validation loss below independent pixels", -metrics["validation_negative_denoising_error"],
                 independent_pixel_loss(images), "the denoiser has learnt nothing of shapes; raise epochs or width"),
         at_least("samples as diverse as images", metrics["diversity"], 0.5,
                  "the samples are alike; raise epochs or sampler_steps"),

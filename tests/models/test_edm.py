@@ -81,7 +81,7 @@ def test_preconditioning_starts_from_the_best_guess_without_a_network(trained):
 
 def test_training_denoises_better_than_independent_pixels(trained):
     result = trained("edm")
-    losses = -np.array(result.history["validation_negative_loss"])
+    losses = -np.array(result.history["validation_negative_denoising_error"])
     assert losses[-1] < losses[0]
     assert losses[-1] < 0.8 * independent_pixel_loss(squares(256, 1, 0).images)
 

@@ -9,15 +9,17 @@ from matplotlib.ticker import MaxNLocator
 
 from nfk.evaluation.figures.style import BLUE, GREEN, ORANGE, PURPLE, VERMILLION, new_figure, styled
 
+_TOGETHER = ("loss", "accuracy")
 _SPELT = {"elbo": "ELBO", "kl": "KL divergence"}
 
 
 @styled
 def training_curves(history: Mapping[str, Sequence[float]]) -> Figure:
-    """One number an epoch under each name; names that end alike (train_loss, validation_loss) share a panel."""
+    """One number an epoch under each name. What is measured on both splits (elbo, validation_elbo) shares a panel, and
+    so do all losses and all accuracies."""
     panels: dict[str, list[str]] = {}
     for name in history:
-        panels.setdefault(name.rpartition("_")[2], []).append(name)
+        panels.setdefault(_quantity(name), []).append(name)
     if not panels:
         raise ValueError("the training history is empty; there is nothing to draw")
     columns = min(len(panels), 3)
@@ -27,10 +29,10 @@ def training_curves(history: Mapping[str, Sequence[float]]) -> Figure:
     for axes, (quantity, names) in zip(cells, panels.items(), strict=False):
         for name, colour, line in zip(names, (BLUE, VERMILLION, GREEN, PURPLE, ORANGE) * len(names),
                                       ("-", "--", "-.", ":", (0, (5, 1))) * len(names), strict=False):
-            label = name.rpartition("_")[0].replace("_", " ") or "training"
+            label = name.removesuffix(quantity).strip("_").replace("_", " ") or "training"
             axes.plot(range(1, len(history[name]) + 1), history[name], color=colour, linestyle=line,
                       linewidth=1.4, label=label)
-        axes.set_title(_SPELT.get(quantity, quantity.capitalize()))
+        axes.set_title(_SPELT.get(quantity, quantity.replace("_", " ").capitalize()))
         axes.set_xlabel("Epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6, steps=[1, 2, 5, 10]))
         if len(names) > 1:
@@ -38,3 +40,8 @@ def training_curves(history: Mapping[str, Sequence[float]]) -> Figure:
     for axes in cells[len(panels):]:
         axes.set_visible(False)
     return figure
+
+
+def _quantity(name: str) -> str:
+    kind = name.rpartition("_")[2]
+    return kind if kind in _TOGETHER else name.removeprefix("validation_")
