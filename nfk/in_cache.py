@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Shaped
 
 EXAMPLES = 32
 """Examples whose gradients are computed together on a CPU; a power of two."""
 
 
-def map_in_cache(work: Callable[[Array], Any], block: Float[Array, "n ..."]) -> Any:
+def map_in_cache(work: Callable[[Array], Any], block: Shaped[Array, "n ..."]) -> Any:
     """`work` of the block, arrays of as many rows for each example (one, say): on a CPU by 32 examples at a time (n
     below, or a multiple of it), elsewhere all at once.
 
