@@ -108,7 +108,7 @@ class EdmParams(LikelihoodParams):
     width: Annotated[int, Field(ge=4, le=1024, multiple_of=4)] = 16
     attention: bool = True
     batch: Annotated[int, Field(ge=2, le=65536)] = 32
-    epochs: PositiveInt = 20
+    epochs: PositiveInt = 12
     learning_rate: Rate = 3e-3
     sampler_steps: Annotated[int, Field(ge=2, le=1000)] = 12
     potential_levels: Annotated[int, Field(ge=1, le=1000)] = 8
