@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, JsonValue, Tag
 
 from nfk.section import PositiveInt, Rate, Section
 
@@ -59,7 +59,24 @@ class MlpParams(FamilyParams):
     epochs: PositiveInt = 30
 
 
-AnyFamily = Annotated[DcganParams | ConvVaeParams | Lenet5Params | MlpParams, Field(discriminator="model")]
+class CustomParams(Section):
+    """A network of the user's own: `module:function` in the project's folder or installed, called with `options`.
+    `nfk.models.protocol` says what it must return."""
+
+    model: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    options: dict[str, JsonValue] = Field({}, description="what the function is called with")
+
+
+Shipped = Annotated[DcganParams | ConvVaeParams | Lenet5Params | MlpParams, Field(discriminator="model")]
+
+
+def _whose(entry: Any) -> str:
+    model = entry.get("model") if isinstance(entry, dict) else getattr(entry, "model", None)
+    return "custom" if isinstance(model, str) and ":" in model else "shipped"
+
+
+AnyFamily = Annotated[
+    Annotated[Shipped, Tag("shipped")] | Annotated[CustomParams, Tag("custom")], Discriminator(_whose)]
 
 MODEL_PARAMS: dict[str, type[FamilyParams]] = {
     "dcgan": DcganParams, "conv_vae": ConvVaeParams, "lenet5": Lenet5Params, "mlp": MlpParams}
