@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, JsonValue, Tag, field_validator, model_validator
 
 from nfk.section import PositiveInt, Rate, Section
 
@@ -163,7 +163,15 @@ class WideResnetParams(FamilyParams):
         return depth
 
 
-AnyFamily = Annotated[
+class CustomParams(Section):
+    """A network of the user's own: `module:function` in the project's folder or installed, called with `options`.
+    `nfk.models.protocol` says what it must return."""
+
+    model: Annotated[str, Field(pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$")]
+    options: dict[str, JsonValue] = Field({}, description="what the function is called with")
+
+
+Shipped = Annotated[
     DcganParams
     | ResnetGanParams
     | ConvVaeParams
@@ -176,5 +184,14 @@ AnyFamily = Annotated[
     Field(discriminator="model"),
 ]
 
+
+def _whose(entry: Any) -> str:
+    model = entry.get("model") if isinstance(entry, dict) else getattr(entry, "model", None)
+    return "custom" if isinstance(model, str) and ":" in model else "shipped"
+
+
+AnyFamily = Annotated[
+    Annotated[Shipped, Tag("shipped")] | Annotated[CustomParams, Tag("custom")], Discriminator(_whose)]
+
 MODEL_PARAMS: dict[str, type[FamilyParams]] = {
-    family.model_fields["model"].default: family for family in get_args(get_args(AnyFamily)[0])}
+    family.model_fields["model"].default: family for family in get_args(get_args(Shipped)[0])}

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from nfk.family_params import MODEL_PARAMS, AnyFamily
+from nfk.family_params import MODEL_PARAMS, AnyFamily, CustomParams
 from nfk.section import Name, Pattern, PositiveInt, Section
 
 PARAMS_FILE = Path("params.yaml")
@@ -195,8 +195,8 @@ def schema() -> dict[str, Any]:
 
 def _explain(fault: Any, content: dict[str, Any]) -> str:
     location = list(fault["loc"])
-    if location[0:1] == ["families"] and location[2:3] and location[2] in MODEL_PARAMS:
-        del location[2]  # pydantic's name for the branch of the union
+    if location[0:1] == ["families"]:  # without pydantic's names for the branches of the unions
+        location[2:4] = [part for part in location[2:4] if part not in ("shipped", "custom", *MODEL_PARAMS)]
     key = ".".join(str(part) for part in location)
     if fault["type"] == "extra_forbidden":
         allowed = _allowed_keys(location[:-1], content)
@@ -204,7 +204,7 @@ def _explain(fault: Any, content: dict[str, Any]) -> str:
     if fault["type"] == "union_tag_invalid":
         found = fault["ctx"]["tag"]
         return (f"{key}.model={found!r}: unknown model{_nearest(found, MODEL_PARAMS)}; "
-                f"allowed: {', '.join(MODEL_PARAMS)}")
+                f"allowed: {', '.join(MODEL_PARAMS)}, or module:function of your own")
     if fault["type"] == "union_tag_not_found":
         return f"{key}.model: missing; allowed: {', '.join(MODEL_PARAMS)}"
     if fault["type"] == "value_error":
@@ -226,7 +226,7 @@ def _allowed_keys(location: list[Any], content: dict[str, Any]) -> set[str]:
     for depth, part in enumerate(location):
         if location[0] == "families" and depth == 1:
             entry = content["families"][part]
-            section = MODEL_PARAMS[entry["model"]]
+            section = MODEL_PARAMS.get(entry["model"], CustomParams)
         elif location[0] == "theta" and depth == 1:
             section = ThetaParams
         elif section is Params and part in ("families", "theta"):

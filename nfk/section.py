@@ -16,7 +16,7 @@ def _compilable(pattern: str) -> str:
     try:
         re.compile(pattern)
     except re.error as error:
-        raise ValueError(f"{pattern!r} is no regular expression: {error}; change it in params.yaml") from None
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
     return pattern
 
 

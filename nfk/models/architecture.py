@@ -7,11 +7,11 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from nfk.family_params import FamilyParams
+from nfk.section import Section
 
 
 def architecture(
-    config: FamilyParams, image_shape: tuple[int, int, int], classes: int, params: PyTree
+    config: Section, image_shape: tuple[int, int, int], classes: int, params: PyTree
 ) -> dict[str, Any]:
     """All that makes the untrained network again, and `parameters`, the number of entries of theta."""
     settings = config.model_dump()

@@ -14,7 +14,8 @@ import safetensors.numpy
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
-from nfk.family_params import AnyFamily
+from nfk.family_params import AnyFamily, CustomParams
+from nfk.models.custom import Custom, source_digest
 from nfk.models.families import MODELS, Model
 from nfk.training import Trained
 
@@ -83,18 +84,18 @@ def read_card(folder: Path) -> dict[str, Any]:
     if not isinstance(card, dict) or (missing := [key for key in required if key not in card]):
         absent = ", ".join(missing) if isinstance(card, dict) else "all entries"
         raise ModelError(f"{path}: {absent} missing; run the pretrain stage again")
-    if card["model"] not in MODELS:
+    if card["model"] not in MODELS and ":" not in card["model"]:
         raise ModelError(f"{path}: unknown model {card['model']!r}; known: {', '.join(MODELS)}")
     return card
 
 
-def flatten(variables: dict[str, Any]) -> dict[str, Any]:
-    """The arrays of all collections by 'collection/module/.../name'."""
+def flatten(variables: Any) -> dict[str, Any]:
+    """The arrays of a tree by path, 'collection/module/.../name'."""
     return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(variables)}
 
 
-def _name(path: tuple[jax.tree_util.DictKey, ...]) -> str:
-    return "/".join(part.key for part in path)
+def _name(path: tuple[Any, ...]) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _assemble(card: dict[str, Any], named: dict[str, np.ndarray], path: Path) -> Model:
@@ -103,16 +104,27 @@ def _assemble(card: dict[str, Any], named: dict[str, np.ndarray], path: Path) ->
         config = TypeAdapter(AnyFamily).validate_json(json.dumps(card["config"] | {"model": card["model"]}))
     except ValidationError as error:
         fault = error.errors()[0]
-        raise ModelError(f"{path.parent / CARD}: config.{'.'.join(map(str, fault['loc']))}: {fault['msg']}; "
+        raise ModelError(f"{path.parent / CARD}: config.{'.'.join(map(str, fault['loc'][1:]))}: {fault['msg']}; "
                          "run the pretrain stage again") from None
-    kind, shape, classes = MODELS[card["model"]], tuple(card["image_shape"]), card["classes"]
+    shape, classes = tuple(card["image_shape"]), card["classes"]
+    if isinstance(config, CustomParams):
+        if source_digest(config.model) != card.get("source"):
+            raise ModelError(f"{path.parent}: the file of {config.model} is not the one this network was made with; "
+                             "run the pretrain stage again (`nfk repro --force`), or bring the file back")
+        custom = Custom.initial(config, shape, classes)
+        return custom.with_variables(_arranged(custom.variables, named, card, path))
+    kind = MODELS[card["model"]]
     expected = jax.eval_shape(
         lambda key: kind.initial(config, shape, classes, key).variables, jax.random.key(0))
+    return kind(config, shape, classes, _arranged(expected, named, card, path))
+
+
+def _arranged(expected: Any, named: dict[str, np.ndarray], card: dict[str, Any], path: Path) -> Any:
+    """The arrays of the file in a tree shaped as `expected`; ModelError where they do not go together."""
     shapes = {name: (leaf.shape, leaf.dtype) for name, leaf in flatten(expected).items()}
     if unlike := sorted(name for name in shapes.keys() | named.keys()
                         if name not in shapes or name not in named
                         or (named[name].shape, named[name].dtype) != shapes[name]):
         raise ModelError(f"{path}: array {unlike[0]} (one of {len(unlike)} such) is not what {card['model']} "
                          f"has by {CARD}; run the pretrain stage again")
-    variables = jax.tree_util.tree_map_with_path(lambda at, _: jnp.asarray(named[_name(at)]), expected)
-    return kind(config, shape, classes, variables)
+    return jax.tree_util.tree_map_with_path(lambda at, _: jnp.asarray(named[_name(at)]), expected)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from jaxtyping import Array, Key
 
-from nfk.family_params import AnyFamily
+from nfk.family_params import AnyFamily, CustomParams
 from nfk.models.classifier import Lenet5, Mlp
 from nfk.models.conv_vae import ConvVae
+from nfk.models.custom import Custom
 from nfk.models.dcgan import Dcgan
 from nfk.models.edm import Edm
 from nfk.models.flow import Flow
@@ -14,7 +15,7 @@ from nfk.models.pixelcnn import PixelCnn
 from nfk.models.resnet_gan import ResnetGan
 from nfk.models.wide_resnet import WideResnet
 
-Model = Dcgan | ResnetGan | ConvVae | Flow | PixelCnn | Edm | Lenet5 | Mlp | WideResnet
+Model = Dcgan | ResnetGan | ConvVae | Flow | PixelCnn | Edm | Lenet5 | Mlp | WideResnet | Custom
 
 MODELS: dict[str, type[Model]] = {
     "dcgan": Dcgan,
@@ -31,4 +32,5 @@ MODELS: dict[str, type[Model]] = {
 
 def initial(config: AnyFamily, image_shape: tuple[int, int, int], classes: int, key: Key[Array, ""]) -> Model:
     """The untrained network that `config` describes, for images and classes of one data set."""
-    return MODELS[config.model].initial(config, image_shape, classes, key)
+    kind = Custom if isinstance(config, CustomParams) else MODELS[config.model]
+    return kind.initial(config, image_shape, classes, key)

@@ -1,4 +1,28 @@
-"""What a trained network must offer. Families satisfy it by shape; nothing inherits from it."""
+"""What a trained network must offer. Families satisfy it by shape; nothing inherits from it.
+
+A network of your own joins the pipeline by a family entry
+
+    families:
+      mine: {model: "my_package.my_module:build", options: {width: 8}}
+
+where my_package lies in the project's folder or is installed, and
+
+    def build(options: dict, image_shape: tuple[int, int, int], classes: int): ...
+
+returns, equal at every call, an object with `params` (any pytree of arrays) and `log_density` as below, and optionally
+
+    sample(key, count)             images of its own; without it statistics are taken over the training images
+    activations(x)                 for the baselines of `evaluate`
+    with_params(params)            the same network with those weights
+    train(images, labels, validation, key, progress=, checkpoint=) -> nfk.training.Trained
+                                   as the shipped families have it (`nfk.models.classifier`); wants with_params
+    initial(key)                   the untrained network of that key
+
+Without `train` it is trained already, and `pretrain` only keeps its weights. The card has the SHA-256 of the module's
+file, and later stages refuse the network when the file has changed; what that file imports is not watched, and DVC runs
+`pretrain` again for it only if you add it to that stage's deps in dvc.yaml. `log_density` should compute in the dtype
+of `params`, so that rounding can be judged in float64. Errors of the function are told in one line, --debug shows all.
+"""
 
 from __future__ import annotations
 

@@ -24,6 +24,7 @@ from nfk.fisher.kernel import kernel_matrices
 from nfk.fisher.scores import Scores
 from nfk.fisher.statistics import FisherStatistics, fisher_statistics
 from nfk.fisher.vectors import FisherVectors
+from nfk.models.custom import Custom
 from nfk.models.families import initial
 from nfk.params import Params
 from nfk.progress import Report, progress
@@ -104,7 +105,8 @@ def _features(
 
 def spectra(params: Params, net: Network, data: Images, damping: float, report: Report) -> dict[str, Any]:
     """Explained variance of the trained and of untrained networks on the same examples and samples, each with its
-    own statistics, with and without the mean score taken away; `untrained` is the mean over `untrained_draws`."""
+    own statistics, with and without the mean score taken away; `untrained` is the mean over `untrained_draws`, and
+    absent for a network that was trained elsewhere."""
     examples = data.examples("train", params.evaluate.spectrum_examples)
     samples, _ = network.model_samples(params, net, data)
     counts = component_counts(examples.shape[0])
@@ -118,13 +120,15 @@ def spectra(params: Params, net: Network, data: Images, damping: float, report: 
         return found
 
     trained, draws = curves(net.scores), []
-    for draw in range(params.evaluate.initialisations):
+    untrained_known = not isinstance(net.model, Custom) or net.model.trains
+    for draw in range(params.evaluate.initialisations if untrained_known else 0):
         key = jax.random.fold_in(network.key(params, "init"), draw)
         untrained = initial(net.model.config, data.shape, len(data.class_names), key)
         draws.append(curves(network.scores(params, net.family, untrained)))
     return {"components": counts, "untrained_draws": [draw[""] for draw in draws],
             **{f"trained{suffix}": values for suffix, values in trained.items()},
-            **{f"untrained{suffix}": np.mean([draw[suffix] for draw in draws], axis=0).tolist() for suffix in trained}}
+            **{f"untrained{suffix}": np.mean([draw[suffix] for draw in draws], axis=0).tolist()
+               for suffix in (trained if draws else ())}}
 
 
 def _vectors(

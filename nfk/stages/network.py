@@ -48,8 +48,9 @@ def scores(params: Params, family: str, model: TrainedModel) -> Scores:
 
 
 def digest(card: dict[str, Any]) -> str:
-    """What makes a network this one: its architecture and its weights."""
-    return store.json_digest({name: card[name] for name in ("model", "config", "image_shape", "classes", "sha256")})
+    """What makes a network this one: its architecture, its weights and, where it is the user's own, its code."""
+    parts = ("model", "config", "image_shape", "classes", "sha256", *(("source",) if "source" in card else ()))
+    return store.json_digest({name: card[name] for name in parts})
 
 
 def key(params: Params, purpose: str) -> jax.Array:

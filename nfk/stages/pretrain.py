@@ -8,7 +8,7 @@ import numpy as np
 
 from nfk.evaluation.figures.images import samples
 from nfk.evaluation.figures.style import save
-from nfk.evaluation.figures.training import training_curves
+from nfk.evaluation.figures.training import trained_elsewhere, training_curves
 from nfk.models import checkpoint
 from nfk.models.families import initial
 from nfk.params import Params
@@ -36,7 +36,7 @@ def run(params: Params, family: str) -> Outcome:
         if shown is None:  # a classifier draws nothing: show what it was trained on
             shown = np.asarray(data.examples("train")[:_GRID])
         save(samples(shown), building / "samples.png")
-        save(training_curves(trained.history), building / "curves.png")
+        save(training_curves(trained.history) if trained.history else trained_elsewhere(), building / "curves.png")
     scratch.clear()
     failed = [check for check in trained.checks if not check.passed]
     for check in failed:

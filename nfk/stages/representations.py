@@ -54,6 +54,8 @@ def activations(params: Params, network: Network, images: Images, rank: int) -> 
         for name, blocks in parts.items():
             layers.setdefault(name, []).append(np.concatenate(blocks))
     each = [Features(f"activations-{name}", *splits) for name, splits in layers.items()]
+    if not each:
+        return
     yield from each
     together = concatenate(each, name="activations-all")
     yield together

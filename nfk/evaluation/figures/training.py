@@ -9,6 +9,15 @@ from matplotlib.ticker import MaxNLocator
 
 from nfk.evaluation.figures.style import BLUE, GREEN, ORANGE, PURPLE, VERMILLION, new_figure, styled
 
+
+@styled
+def trained_elsewhere() -> Figure:
+    """In the place of curves, where there is no history."""
+    figure = new_figure(4.6, 1.2)
+    figure.text(0.5, 0.5, "Trained elsewhere: no history", ha="center", va="center")
+    return figure
+
+
 _TOGETHER = ("loss", "accuracy")
 _SPELT = {"elbo": "ELBO", "kl": "KL divergence"}
 

@@ -1,0 +1,167 @@
+"""A user's own network in the pipeline, made by a function of theirs: see `nfk.models.protocol`."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key
+
+from nfk.family_params import CustomParams
+from nfk.models.architecture import architecture
+from nfk.training import Trained
+
+PyTree = Any
+
+
+class CustomError(ValueError):
+    """The user's function cannot be found, fails, or gives no network; the message is one line."""
+
+
+@dataclass(frozen=True)
+class Custom:
+    """What the user's function gave, as a `nfk.models.protocol.TrainedModel`."""
+
+    config: CustomParams
+    image_shape: tuple[int, int, int]
+    classes: int
+    model: Any
+
+    @classmethod
+    def initial(
+        cls, config: CustomParams, image_shape: tuple[int, int, int], classes: int, key: Key[Array, ""] | None = None
+    ) -> Custom:
+        """What the function gives, and with a key the network's `initial(key)` where it has that. CustomError naming
+        the function and what is wrong with it or its result."""
+        build = _find(config.model)
+        try:
+            model = build(config.options, image_shape, classes)
+            if key is not None and hasattr(model, "initial"):
+                model = model.initial(key)
+        except Exception as error:
+            raise CustomError(f"{config.model} failed: {_one_line(error)}; "
+                              "see the whole trace with --debug") from error
+        return cls(config, image_shape, classes, _checked(config.model, model))
+
+    @property
+    def trains(self) -> bool:
+        return hasattr(self.model, "train")
+
+    @property
+    def params(self) -> PyTree:
+        return self.model.params
+
+    @property
+    def variables(self) -> PyTree:
+        """What is kept on disk."""
+        return self.model.params
+
+    @property
+    def architecture(self) -> dict[str, Any]:
+        """The card's entries, the digest of the module's file among them."""
+        return architecture(self.config, self.image_shape, self.classes, self.params) | {
+            "source": source_digest(self.config.model)}
+
+    def with_variables(self, variables: PyTree) -> Custom:
+        """The network with the weights that were kept: by its `with_params`, or, where it has none, itself if its own
+        are the same bit for bit."""
+        if hasattr(self.model, "with_params"):
+            return replace(self, model=_checked(self.config.model, self.model.with_params(variables)))
+        pairs = zip(jax.tree.leaves(self.params), jax.tree.leaves(variables), strict=True)
+        if not all(np.array_equal(np.asarray(own), np.asarray(kept), equal_nan=True) for own, kept in pairs):
+            raise CustomError(f"{self.config.model} gives other weights than those kept, and its network has no "
+                              "with_params(params) to take them; add it, or run the pretrain stage again")
+        return self
+
+    def log_density(self, params: PyTree, x: Float[Array, "h w c"], key: Key[Array, ""]) -> Float[Array, ""]:
+        return self.model.log_density(params, x, key)
+
+    def sample(self, key: Key[Array, ""], count: int) -> Float[np.ndarray, "n h w c"] | None:
+        """The network's own samples, None where it draws none."""
+        drawn = self.model.sample(key, count) if hasattr(self.model, "sample") else None
+        return None if drawn is None else np.asarray(drawn, np.float32)
+
+    def activations(self, x: Float[Array, "b h w c"]) -> dict[str, Float[Array, "b ..."]]:
+        """Its hidden layers, none where it does not tell them."""
+        return self.model.activations(x) if hasattr(self.model, "activations") else {}
+
+    def train(self, *arguments: Any, **options: Any) -> Trained[Custom]:
+        """By the network's own `train`; as it is, with no history, where it has none: it is trained already."""
+        if not self.trains:
+            return Trained(self, {}, {}, [])
+        trained = self.model.train(*arguments, **options)
+        if not isinstance(trained, Trained):
+            raise CustomError(f"{self.config.model}: train returned {type(trained).__name__}; return "
+                              "nfk.training.Trained(model, history, metrics, checks)")
+        if not hasattr(trained.model, "with_params"):
+            raise CustomError(f"{self.config.model}: a network that trains needs with_params(params) -> network, "
+                              "by which later stages put the kept weights in; add it")
+        return replace(trained, model=replace(self, model=_checked(self.config.model, trained.model)))
+
+
+def source_digest(name: str) -> str:
+    """SHA-256 of the file of the module of "module:function". What it imports in turn is not in it."""
+    file = getattr(_module(name.partition(":")[0]), "__file__", None)
+    if file is None:
+        raise CustomError(f"{name}: the module has no source file; put the function into a .py file")
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+
+
+def _module(name: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+        importlib.invalidate_caches()
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not (name == error.name or name.startswith(f"{error.name}.")):
+            raise CustomError(f"importing {name} failed: {_one_line(error)}; install what it needs") from error
+        raise CustomError(f"no module {error.name!r} in {here} nor among the installed; run from the project's "
+                          "folder or change model in params.yaml") from None
+    except Exception as error:
+        raise CustomError(f"importing {name} failed: {_one_line(error)}") from error
+
+
+def _find(name: str) -> Callable[..., Any]:
+    module_name, _, attribute = name.partition(":")
+    found = getattr(_module(module_name), attribute, None)
+    if found is None:
+        near = difflib.get_close_matches(attribute, dir(_module(module_name)), n=1)
+        hint = f", did you mean {near[0]!r}?" if near else ""
+        raise CustomError(f"module {module_name} has no {attribute!r}{hint}; change model in params.yaml")
+    if not callable(found):
+        raise CustomError(f"{name} is {type(found).__name__}, not a function; it must be "
+                          "(options, image_shape, classes) -> network")
+    return found
+
+
+def _checked(name: str, model: Any) -> Any:
+    for needed in ("params", "log_density"):
+        if not hasattr(model, needed):
+            raise CustomError(f"{name} gave {type(model).__name__} without {needed}; nfk.models.protocol says what a "
+                              "network must have")
+    named = [(jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+             for path, leaf in jax.tree_util.tree_leaves_with_path(model.params)]
+    for path, leaf in named:
+        if not isinstance(leaf, jax.Array | np.ndarray) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            raise CustomError(f"{name}: params[{path!r}] is {type(leaf).__name__}, not an array of numbers; keep it "
+                              "outside params")
+    if not named or len({path for path, _ in named}) < len(named):
+        raise CustomError(f"{name}: params has {len(named)} arrays of {len({path for path, _ in named})} different "
+                          "paths; give each its own")
+    return model
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
