@@ -34,7 +34,7 @@ def with_(section: str, **values):
     ({"families": {}}, "families={}"),
     (with_("theta", gna={}), "theta.gna: no such family, did you mean 'gan'?; there are gan"),
     (with_("theta", gan={"includes": []}), "theta.gan.includes: unknown key, did you mean 'include'?"),
-    (with_("theta", gan={"include": ["(a"]}), "'(a' is no regular expression: missing )"),
+    (with_("theta", gan={"include": ["(a"]}), "theta.gan.include.0: '(a' is no regular expression: missing )"),
     ({}, "families: Field required"),
 ])
 def test_refusals(content, message):
