@@ -27,7 +27,7 @@ Hidden = dict[str, Float[Array, "b ..."]]
 
 _BLOCK = 256
 _CLIP = 1000.0
-"""Bound of the gradient's norm, in nats an image: several times what it is once a training is under way."""
+"""Bound of the gradient's norm, in nats an image; on digits it is 300 to 1,500, but 2,000 to 4,000 at the start."""
 
 
 @runtime_checkable
