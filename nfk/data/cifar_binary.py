@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -41,20 +42,22 @@ def open_tree(tree: Tree, source: str, digest: str, wanted: Wanted) -> Source:
     class_names = _class_names(tree, names[known]) if known else None
     width = label_bytes + PIXELS
 
-    labels = {batch.name: np.concatenate([records[:, label_bytes - 1] for records in _records(batch, width)])
-              for batch in tree.read(files)}
+    with closing(tree.read(files)) as members:
+        labels = {batch.name: np.concatenate([records[:, label_bytes - 1] for records in _records(batch, width)])
+                  for batch in members}
     train = [Part(labels[name], tree.where(name)) for name in files if not _is_test(name)]
     test = [Part(labels[name], tree.where(name)) for name in files if _is_test(name)]
     found = joined(train or test, test if train else [], class_names)
     starts = dict(zip(files, np.cumsum([0, *(len(labels[name]) for name in files)]), strict=False))
 
     def blocks() -> Iterator[Block]:
-        for batch in tree.read(files):
-            row = int(starts[batch.name])
-            for records in _records(batch, width):
-                images = records[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-                yield Block(np.arange(row, row + len(images)), wanted.made_all(images))
-                row += len(images)
+        with closing(tree.read(files)) as members:
+            for batch in members:
+                row = int(starts[batch.name])
+                for records in _records(batch, width):
+                    images = records[:, label_bytes:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+                    yield Block(np.arange(row, row + len(images)), wanted.made_all(images))
+                    row += len(images)
 
     return Source(tree.path, wanted.shape(SHAPE), found.labels, found.class_names, source, digest, found.test_from,
                   blocks)

@@ -11,6 +11,7 @@ import io
 import pickle
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -37,18 +38,20 @@ def open_tree(tree: Tree, source: str, digest: str, wanted: Wanted) -> Source:
     """The set held by the batches of `tree`; a test batch is its test part. Memory: a batch."""
     files = sorted(batches(tree), key=lambda name: (_is_test(name), name))
     meta = next((name for name in tree.files if PurePosixPath(name).name in _NAMES), None)
-    labels = {batch.name: _batch(batch)[1] for batch in tree.read(files)}
+    with closing(tree.read(files)) as members:
+        labels = {batch.name: _batch(batch)[1] for batch in members}
     train = [Part(labels[name], tree.where(name)) for name in files if not _is_test(name)]
     test = [Part(labels[name], tree.where(name)) for name in files if _is_test(name)]
     found = joined(train or test, test if train else [], _class_names(tree, meta) if meta else None)
     starts = dict(zip(files, np.cumsum([0, *(len(labels[name]) for name in files)]), strict=False))
 
     def blocks() -> Iterator[Block]:
-        for batch in tree.read(files):
-            images, _ = _batch(batch)
-            for start in range(0, len(images), 2048):
-                some = wanted.made_all(images[start:start + 2048])
-                yield Block(np.arange(len(some)) + int(starts[batch.name]) + start, some)
+        with closing(tree.read(files)) as members:
+            for batch in members:
+                images, _ = _batch(batch)
+                for start in range(0, len(images), 2048):
+                    some = wanted.made_all(images[start:start + 2048])
+                    yield Block(np.arange(len(some)) + int(starts[batch.name]) + start, some)
 
     return Source(tree.path, wanted.shape(SHAPE), found.labels, found.class_names, source, digest, found.test_from,
                   blocks)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
+from contextlib import closing
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -81,14 +82,15 @@ def _batches(tree: Tree, names: dict[str, int], decoded_bytes: int) -> Iterator[
     at_once = max(1, min(_BLOCK_IMAGES, _BLOCK_BYTES // decoded_bytes))
     batch: tuple[list[str], list[bytes]] = [], []
     size = 0
-    for image in tree.read(names):
-        encoded = _encoded(image)
-        batch[0].append(image.name)
-        batch[1].append(encoded)
-        size += len(encoded)
-        if len(batch[0]) == at_once or size > _BLOCK_BYTES:
-            yield batch
-            batch, size = ([], []), 0
+    with closing(tree.read(names)) as members:
+        for image in members:
+            encoded = _encoded(image)
+            batch[0].append(image.name)
+            batch[1].append(encoded)
+            size += len(encoded)
+            if len(batch[0]) == at_once or size > _BLOCK_BYTES:
+                yield batch
+                batch, size = ([], []), 0
     if batch[0]:
         yield batch
 
