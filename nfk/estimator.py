@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -182,6 +182,10 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
 
     def _output_count(self, images: Examples) -> int:
         """m, 1 for a scalar."""
+        for name, value, allowed in (("kernel", self.kernel, get_args(Kernel)),
+                                     ("outputs", self.outputs, (None, *get_args(Outputs)))):
+            if value not in allowed:  # what is not checked here would be another kernel, in silence
+                raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, allowed))}")
         if self.kernel == "ntk":
             return output_count(self.log_density, self.params, images[0:1][0], self.key, self.outputs)
         if self.outputs is not None:

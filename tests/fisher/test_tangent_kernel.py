@@ -145,3 +145,13 @@ def test_refusals(function, options, message):
 def test_samples_are_refused_where_there_are_no_statistics():
     with pytest.raises(ValueError, match="model_samples are for Fisher statistics, and kernel='ntk' has none"):
         NeuralFisherKernel(first, net(np.float32), kernel="ntk", rank=2).fit(images(8), model_samples=images(8))
+
+
+@pytest.mark.parametrize("wrong, message", [
+    ({"kernel": "NTK"}, r"kernel='NTK' must be one of 'fisher', 'ntk'"),
+    ({"kernel": "ntk", "outputs": "every"}, r"outputs='every' must be one of None, 'all', 'trace'"),
+])
+def test_a_misspelt_kernel_or_output_is_refused_and_not_another_one(wrong, message):
+    kernel = NeuralFisherKernel(lambda theta, x, key: theta @ x, jnp.ones(3), rank=1).set_params(**wrong)
+    with pytest.raises(ValueError, match=message):
+        kernel.fit(np.eye(3, dtype=np.float32))
