@@ -25,14 +25,15 @@ from flows.process_group import run_streamed
 from nfk import params as parameters
 from nfk.workspace_lock import WorkspaceBusy
 
-for _name in ("prefect.task_runs", "prefect.flow_runs"):
-    logging.getLogger(_name).addFilter(WithoutTraceback(WorkspaceBusy, parameters.ParamsError))
-
 _STEP_SECONDS = 3600.0
 
 
 class StepFailed(RuntimeError):
     """A step around the pipeline ended with an error; the message has its last line."""
+
+
+for _name in ("prefect.task_runs", "prefect.flow_runs"):
+    logging.getLogger(_name).addFilter(WithoutTraceback(StepFailed))
 
 
 class RefreshOptions(PipelineOptions):
@@ -50,8 +51,8 @@ class RefreshOptions(PipelineOptions):
 def refresh(options: RefreshOptions = RefreshOptions()) -> None:  # noqa: B008 - frozen
     """Everything up to date from the data on, registered and judged; the first step that fails ends the run."""
     params = parameters.load()
-    pipeline(PipelineOptions(**options.model_dump(include=set(PipelineOptions.model_fields)) | {
-        "always": ("data",)}))
+    asked = options.model_dump(include=set(PipelineOptions.model_fields))
+    pipeline(PipelineOptions(**asked | {"always": ("data", *options.always)}))
     rows = []
     for family in options.families or tuple(params.families):
         run_step.with_options(task_run_name=f"register {family}")(["nfk", "registry", "register", family])

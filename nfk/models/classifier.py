@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -17,8 +17,8 @@ from jaxtyping import Array, Float, Int32, Key, PyTree, UInt8
 
 from nfk.checkpoint import Checkpoint
 from nfk.family_params import FamilyParams, Lenet5Params, MlpParams
-from nfk.models.architecture import architecture
 from nfk.models.convolution import Conv
+from nfk.models.image_model import ImageModel
 from nfk.training import (
     Check,
     Progress,
@@ -104,16 +104,11 @@ class AdamAndShift:
 
 
 @dataclass(frozen=True)
-class Classifier(ABC):
+class Classifier(ImageModel):
     """A classifier as a `nfk.models.protocol.TrainedModel`: theta is all kernels and biases,
     s(x) = logsumexp_y f_y(x), the negative free energy (grad s = sum_y p(y|x) grad f_y(x)), no samples.
 
     Batch statistics, where the network has them, are the running ones, constants to every gradient."""
-
-    config: FamilyParams
-    image_shape: tuple[int, int, int]
-    classes: int
-    variables: Variables
 
     @classmethod
     def initial(
@@ -132,16 +127,6 @@ class Classifier(ABC):
     @property
     def recipe(self) -> Recipe:
         return AdamAndShift(self.config.learning_rate)
-
-    @property
-    def params(self) -> PyTree:
-        """theta: every kernel and bias."""
-        return self.variables["params"]
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """What `initial` needs to make this network again, and theta's size."""
-        return architecture(self.config, self.image_shape, self.classes, self.params)
 
     def log_density(self, params: PyTree, x: Float[Array, "h w c"], key: Key[Array, ""]) -> Float[Array, ""]:
         """s(x; theta) = logsumexp of the logits; the key is not used."""

@@ -16,8 +16,8 @@ from jaxtyping import Array, Float, Int32, Key, PyTree, UInt8
 
 from nfk.checkpoint import Checkpoint
 from nfk.family_params import ConvVaeParams
-from nfk.models.architecture import architecture
 from nfk.models.convolution import Conv, DoublingConvolution
+from nfk.models.image_model import ImageModel
 from nfk.models.likelihood import fit
 from nfk.training import Check, Progress, Trained, at_least, require_images, unit_range
 
@@ -101,14 +101,11 @@ class Elbo(NamedTuple):
 
 
 @dataclass(frozen=True)
-class ConvVae:
+class ConvVae(ImageModel):
     """A convolutional VAE as a `nfk.models.protocol.TrainedModel`: theta is encoder and decoder,
     s(x) = log p(x | z = mean(x)) - KL(q(z | x) || p(z)), the ELBO at the posterior mean, without noise."""
 
     config: ConvVaeParams
-    image_shape: tuple[int, int, int]
-    classes: int
-    variables: Variables
 
     @classmethod
     def initial(
@@ -116,16 +113,6 @@ class ConvVae:
     ) -> ConvVae:
         """The untrained network."""
         return cls(config, image_shape, classes, {"params": _Network(config, image_shape).initial(key)})
-
-    @property
-    def params(self) -> PyTree:
-        """theta: the encoder's and the decoder's kernels and biases."""
-        return self.variables["params"]
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """What `initial` needs to make this network again, and theta's size."""
-        return architecture(self.config, self.image_shape, self.classes, self.params)
 
     def log_density(self, params: PyTree, x: Float[Array, "h w c"], key: Key[Array, ""]) -> Float[Array, ""]:
         """s(x; theta) in nats; the key is not used."""

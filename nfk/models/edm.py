@@ -10,22 +10,21 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32, Key, PyTree, UInt8
+from jaxtyping import Array, Float, Float32, Int32, Key, PyTree, UInt8
+from scipy.special import ndtri
 
 from nfk.checkpoint import Checkpoint
 from nfk.family_params import EdmParams
-from nfk.models.architecture import architecture
 from nfk.models.gan import mean_distance
+from nfk.models.image_model import ImageModel
 from nfk.models.likelihood import fit
 from nfk.models.unet import Hidden, UNet
 from nfk.training import Check, Progress, Trained, at_least, at_most, require_images, unit_range
 
-Variables = dict[str, Any]
 Sigmas = Float[Array, " l"] | Float[np.ndarray, " l"]
 Denoiser = Callable[[Float[Array, "b h w c"], Float[Array, " b"]], Float[Array, "b h w c"]]
 """(noised images in [-1, 1] + noise, noise levels sigma) -> the images' posterior means"""
@@ -58,6 +57,13 @@ def potential_grid(
     return sigmas, weights
 
 
+def fixed_noise(shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
+    """Standard normal numbers, the same ones wherever they are asked for: of PCG64's raw bits, whose stream NumPy
+    keeps, where JAX's follows settings of the whole process. In float32, so that theta in float64 meets the same."""
+    bits = np.random.PCG64(0).random_raw(math.prod(shape))
+    return ndtri(((bits >> np.uint64(11)) + 0.5) * 2.0**-53).reshape(shape).astype(np.float32)
+
+
 def weighted_error(
     denoise: Denoiser, x: Float[Array, "h w c"], noise: Float[Array, "l h w c"], sigmas: Float[Array, " l"],
     weights: Float[Array, " l"],
@@ -87,30 +93,17 @@ def heun(denoise: Denoiser, noise: Float[Array, "b h w c"], steps: int) -> Float
 
 
 @dataclass(frozen=True)
-class Edm:
+class Edm(ImageModel):
     """A diffusion model as a `nfk.models.protocol.TrainedModel`: theta is the denoiser,
     s(x) = -sum_i w_i ||D(x + sigma_i n_i; sigma_i) - x||^2 on a fixed grid of levels and noises, the same for every
     image: in nats, up to a constant, with the `likelihood` weighting. A score costs `potential_levels` gradients."""
 
     config: EdmParams
-    image_shape: tuple[int, int, int]
-    classes: int
-    variables: Variables
 
     @classmethod
     def initial(cls, config: EdmParams, image_shape: tuple[int, int, int], classes: int, key: Key[Array, ""]) -> Edm:
         """The untrained network."""
         return cls(config, image_shape, classes, {"params": _Network(config, image_shape).initial(key)})
-
-    @property
-    def params(self) -> PyTree:
-        """theta: the U-Net's kernels, biases, scales."""
-        return self.variables["params"]
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """What `initial` needs to make this network again, and theta's size."""
-        return architecture(self.config, self.image_shape, self.classes, self.params)
 
     def log_density(self, params: PyTree, x: Float[Array, "h w c"], key: Key[Array, ""]) -> Float[Array, ""]:
         """s(x; theta); the key is not used."""
@@ -118,10 +111,8 @@ class Edm:
         config, dtype = self.config, jax.tree.leaves(params)[0].dtype
         sigmas, weights = (jnp.asarray(found, dtype) for found in potential_grid(
             config.weighting, config.potential_levels, config.potential_low, config.potential_high))
-        # drawn in float32 whatever the dtype of theta: the same noises
-        noise = jax.random.normal(jax.random.key(0), (config.potential_levels, *self.image_shape), jnp.float32)
-        return -weighted_error(partial(self._network.denoise, params), 2 * x.astype(dtype) - 1, noise.astype(dtype),
-                               sigmas, weights)
+        noise = jnp.asarray(fixed_noise((config.potential_levels, *self.image_shape)), dtype)
+        return -weighted_error(partial(self._network.denoise, params), 2 * x.astype(dtype) - 1, noise, sigmas, weights)
 
     def activations(self, x: Float[Array, "b h w c"]) -> Hidden:
         """Every residual block's output for the image itself, told that its noise is 0.2."""

@@ -8,8 +8,9 @@ den Oord, Bethge 2016).
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -18,8 +19,8 @@ from jaxtyping import Array, Float, Int32, Key, PyTree, UInt8
 
 from nfk.checkpoint import Checkpoint
 from nfk.family_params import LikelihoodParams
-from nfk.models.architecture import architecture
 from nfk.models.gan import mean_distance
+from nfk.models.image_model import ImageModel
 from nfk.models.likelihood import Objective, fit
 from nfk.training import Check, Progress, Trained, at_least, require_images, unit_range
 
@@ -52,14 +53,11 @@ class Network(Objective, Protocol):
 
 
 @dataclass(frozen=True)
-class ExactLikelihood:
+class ExactLikelihood(ImageModel):
     """A distribution of images as a `nfk.models.protocol.TrainedModel`: theta is all its parameters,
     s(x) = log p(x) in nats, without noise."""
 
     config: LikelihoodParams
-    image_shape: tuple[int, int, int]
-    classes: int
-    variables: dict[str, Any]
 
     @classmethod
     def initial(
@@ -70,18 +68,9 @@ class ExactLikelihood:
         return replace(untrained, variables={"params": untrained.network.initial(key)})
 
     @property
+    @abstractmethod
     def network(self) -> Network:
-        raise NotImplementedError
-
-    @property
-    def params(self) -> PyTree:
-        """theta: every kernel and bias."""
-        return self.variables["params"]
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """What `initial` needs to make this network again, and theta's size."""
-        return architecture(self.config, self.image_shape, self.classes, self.params)
+        """The distribution."""
 
     def log_density(self, params: PyTree, x: Float[Array, "h w c"], key: Key[Array, ""]) -> Float[Array, ""]:
         """s(x; theta) = log p(x) in nats; the key is not used."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -16,7 +16,7 @@ from scipy.spatial.distance import pdist
 from nfk.checkpoint import Checkpoint
 from nfk.family_params import FamilyParams
 from nfk.models.adversarial import Adversaries, Variables, part
-from nfk.models.architecture import architecture
+from nfk.models.image_model import ImageModel
 from nfk.training import Check, Progress, Trained, at_least, at_most, require_images, run_epochs, unit_range
 
 Hidden = dict[str, Float[Array, "b ..."]]
@@ -25,14 +25,9 @@ _SAMPLE_CHUNK = 256
 
 
 @dataclass(frozen=True)
-class Gan:
+class Gan(ImageModel):
     """A GAN as a `nfk.models.protocol.TrainedModel`: s(x) = D(x), theta the discriminator's raw kernels and
     biases, samples from the generator's moving average."""
-
-    config: FamilyParams
-    image_shape: tuple[int, int, int]
-    classes: int
-    variables: Variables
 
     @classmethod
     def initial(cls, config: FamilyParams, image_shape: tuple[int, int, int], classes: int, key: Key[Array, ""]) -> Gan:
@@ -41,18 +36,14 @@ class Gan:
         return replace(untrained, variables=untrained.adversaries.initial(image_shape, key))
 
     @property
+    @abstractmethod
     def adversaries(self) -> Adversaries:
-        raise NotImplementedError
+        """The two networks, their loss and their optimisers."""
 
     @property
     def params(self) -> PyTree:
         """theta: the discriminator's kernels, before their spectral norm, and biases."""
         return self.variables["params"]["discriminator"]
-
-    @property
-    def architecture(self) -> dict[str, Any]:
-        """What `initial` needs to make this network again, and theta's size."""
-        return architecture(self.config, self.image_shape, self.classes, self.params)
 
     def log_density(self, params: PyTree, x: Float[Array, "h w c"], key: Key[Array, ""]) -> Float[Array, ""]:
         """s(x; theta) = D(x), the logit; the key is not used."""

@@ -17,6 +17,7 @@ from nfk.models.adversarial import Adam, Adversaries
 from nfk.models.adversarial_loss import HINGE, LEAST_SQUARES
 from nfk.models.convolution import Conv
 from nfk.models.gan import Gan
+from nfk.models.resample import doubled, halved
 from nfk.training import TrainingError
 
 
@@ -85,18 +86,6 @@ class Generator(nn.Module):
             x = inner + Conv(self.width, (3, 3), use_bias=False, name=f"{name}_shortcut")(doubled(x, *size))
         x = Conv(channels, (3, 3), name="out")(activated(x, "norm"))
         return (jnp.tanh(x) + 1) / 2
-
-
-def halved(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
-    """The mean of every 2x2 pixels."""
-    batch, height, width, channels = x.shape
-    even = x[:, : height // 2 * 2, : width // 2 * 2]
-    return even.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
-
-
-def doubled(x: Float[Array, "b h w c"], rows: int, columns: int) -> Float[Array, "b {rows} {columns} c"]:
-    """Every pixel as 2x2 of its kind, cropped to so many rows and columns."""
-    return x.repeat(2, axis=1).repeat(2, axis=2)[:, :rows, :columns]
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from nfk.models.convolution import Conv
+from nfk.models.resample import doubled, halved
 
 Hidden = dict[str, Float[Array, "b ..."]]
 
@@ -69,13 +70,14 @@ class UNet(nn.Module):
         frame = jnp.pad(x, ((0, 0), (0, -height % 4), (0, -width % 4), (0, 0)))
         x = Conv(self.width, (3, 3), name="first")(frame)
         full = x = hidden["down_0"] = ResidualBlock(self.width, name="down_0")(x, told)
-        half = x = hidden["down_1"] = ResidualBlock(wide, name="down_1")(_halved(x), told)
-        x = ResidualBlock(wide, name="middle")(_halved(x), told)
+        half = x = hidden["down_1"] = ResidualBlock(wide, name="down_1")(halved(x), told)
+        x = ResidualBlock(wide, name="middle")(halved(x), told)
         if self.attention:
             x = Attention(name="attention")(x)
         hidden["middle"] = x
-        x = hidden["up_1"] = ResidualBlock(wide, name="up_1")(jnp.concatenate([_doubled(x), half], axis=-1), told)
-        x = hidden["up_0"] = ResidualBlock(self.width, name="up_0")(jnp.concatenate([_doubled(x), full], axis=-1), told)
+        for name, beside in (("up_1", half), ("up_0", full)):
+            x = jnp.concatenate([doubled(x, *beside.shape[1:3]), beside], axis=-1)
+            x = hidden[name] = ResidualBlock(beside.shape[-1], name=name)(x, told)
         x = nn.silu(_normed(x, "norm"))
         return Conv(channels, (3, 3), name="last")(x)[:, :height, :width], hidden
 
@@ -84,12 +86,3 @@ def _normed(x: Float[Array, "b h w c"], name: str) -> Float[Array, "b h w c"]:
     """Group norm of four groups, in the dtype of x: flax's own is of float32 at least, and of no other under strict
     promotion."""
     return nn.GroupNorm(4, force_float32_reductions=False, param_dtype=x.dtype, name=name)(x)
-
-
-def _halved(x: Float[Array, "b h w c"]) -> Float[Array, "b h//2 w//2 c"]:
-    batch, height, width, channels = x.shape
-    return x.reshape(batch, height // 2, 2, width // 2, 2, channels).mean(axis=(2, 4))
-
-
-def _doubled(x: Float[Array, "b h w c"]) -> Float[Array, "b 2*h 2*w c"]:
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)

@@ -37,8 +37,7 @@ def run(params: Params, reference: str, images: Path, to: Path) -> str:
     embedder = Embedder.load(Path(bundle) / "artifacts" / "embedder")
     with progress(f"embed ({entry.reference})") as report:
         vectors = embedder(unit(pixels), progress=report)
-    _write(to, vectors, ids, {**{name: digest for name, digest in embedder.inputs.items()},
-                              "embedder": entry.tags.get("digest.factors", "")}, entry.reference)
+    _write(to, vectors, ids, dict(embedder.inputs), entry.reference)
     return f"{len(vectors):,} images x {embedder.rank} by {entry.reference} -> {to}"
 
 

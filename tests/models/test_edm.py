@@ -6,17 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 
 from nfk.family_params import EdmParams
 from nfk.models.edm import (
     SIGMA_DATA,
     edm_weight,
+    fixed_noise,
     heun,
     independent_pixel_loss,
     potential_grid,
     weighted_error,
 )
 from nfk.models.families import initial
+from nfk.models.unet import Attention
 from nfk.params import ParamsError, parse
 from nfk.training import unit_range
 from tests.models.small_networks import examples, key, squares
@@ -77,6 +80,61 @@ def test_preconditioning_starts_from_the_best_guess_without_a_network(trained):
     sigmas = jnp.array([0.01, 0.5, 20.0])
     share = SIGMA_DATA**2 / (SIGMA_DATA**2 + sigmas**2)
     np.testing.assert_allclose(model._network.denoise(params, x, sigmas), share[:, None, None, None] * x, rtol=1e-6)
+
+
+def test_the_fixed_noise_is_standard_normal_and_follows_no_setting():
+    noise = fixed_noise((8, 28, 28, 1))
+    assert stats.kstest(noise.ravel(), "norm").pvalue > 0.01
+    np.testing.assert_array_equal(noise[:3], fixed_noise((3, 28, 28, 1)))
+    # the first numbers, so that a change of them, which would change every embedding, is seen
+    np.testing.assert_allclose(noise.ravel()[:3], [0.35034922, -0.61345816, -1.7394989], rtol=1e-6)
+
+
+@pytest.mark.parametrize("setting, value", [("jax_default_prng_impl", "rbg"), ("jax_threefry_partitionable", False)])
+def test_the_potential_follows_no_setting_of_jax(trained, setting, value):
+    model, x = trained("edm").model, jnp.asarray(examples("edm")[0])
+    before = getattr(jax.config, setting)
+    expected = model.log_density(model.params, x, key(0))
+    jax.config.update(setting, value)
+    try:
+        assert model.log_density(model.params, x, key(0)) == expected
+    finally:
+        jax.config.update(setting, before)
+
+
+def test_heun_s_last_step_is_the_denoiser_s_word(x64):
+    """Euler's rule from sigma to 0 is x - sigma (x - D) / sigma = D, the denoiser's output itself."""
+    noise = jax.random.normal(key(1), (5, 2, 2, 1), jnp.float64)
+    np.testing.assert_allclose(heun(lambda x, sigmas: jnp.full_like(x, 0.25), noise, 4), 0.25, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", [(13, 10, 1), (5, 7, 3)])
+def test_sides_that_are_no_multiples_of_4_are_framed_and_cropped(shape):
+    model = initial(EdmParams(width=4, potential_levels=2, sampler_steps=2), shape, 4, key(0))
+    x = jnp.asarray(np.random.default_rng(0).uniform(size=shape), jnp.float32)
+    assert model.sample(key(1), 3).shape == (3, *shape)
+    assert model.activations(x[None])["up_0"].shape[1:3] == (-(-shape[0] // 4) * 4, -(-shape[1] // 4) * 4)
+    # the frame is of zeros: a larger image of zeros around this one is denoised alike inside
+    unet, params = model._network.unet, model.params
+    framed = jnp.pad(x[None], ((0, 0), (0, -shape[0] % 4), (0, -shape[1] % 4), (0, 0)))
+    level = jnp.zeros(1)
+    inside = unet.apply({"params": params}, framed, level)[0][:, : shape[0], : shape[1]]
+    np.testing.assert_allclose(unet.apply({"params": params}, x[None], level)[0], inside, atol=1e-6)
+
+
+def test_attention_is_softmax_of_products_over_all_places():
+    x = np.random.default_rng(0).normal(size=(2, 3, 2, 8)).astype(np.float32)
+    module = Attention()
+    params = module.init(key(0), jnp.asarray(x))["params"]
+    found = module.apply({"params": params}, jnp.asarray(x))
+    groups = x.reshape(2, 6, 4, 2).astype(np.float64)
+    mean, variance = (getattr(groups, name)(axis=(1, 3), keepdims=True) for name in ("mean", "var"))
+    places = ((groups - mean) / np.sqrt(variance + 1e-6)).reshape(2, 6, 8)
+    weights = {name: np.asarray(params[name]["kernel"], np.float64) for name in ("query_key_value", "out")}
+    query, keys, values = np.split(places @ weights["query_key_value"], 3, axis=-1)
+    scores = query @ keys.transpose(0, 2, 1) / np.sqrt(8)
+    mixed = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True) @ values @ weights["out"]
+    np.testing.assert_allclose(found, (x + mixed.reshape(x.shape)) / np.sqrt(2), atol=1e-5)
 
 
 def test_training_denoises_better_than_independent_pixels(trained):
