@@ -1,12 +1,26 @@
 """Strict arrays for every test: shapes and dtypes checked at run time, promotion of either kind refused."""
 
+import atexit
 import os
+import shutil
+import tempfile
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
+
+# One store of compiled programs for this run, its parallel workers and the pipelines they start: most of a run's time
+# is XLA compiling the same networks again. It ends with the run, so no later run meets a program of older code.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _programs = tempfile.mkdtemp(prefix="nfk-programs-")
+    atexit.register(shutil.rmtree, _programs, ignore_errors=True)
+    os.environ |= {
+        "JAX_COMPILATION_CACHE_DIR": _programs,
+        "JAX_COMPILATION_CACHE_MAX_SIZE": str(4 << 30),  # with a bound JAX locks the store, so no half entry is read
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.3",
+    }
 
 from jaxtyping import install_import_hook
 
