@@ -123,14 +123,36 @@ class EdmParams(LikelihoodParams):
         return self
 
 
-class Lenet5Params(FamilyParams):
+class TorchParams(Section):
+    """Weights that PyTorch trained, instead of a training here: `nfk.models.torch_weights` has the key map."""
+
+    path: str = Field(description="a safetensors file, from the project's folder")
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$", description="of that file: DVC sees a changed one by it")]
+    modules: dict[str, str] = Field({}, description="PyTorch's name by ours, where it is not the usual one")
+    mean: tuple[float, ...] = Field((), description="by channel: what that training took off the images in [0, 1]")
+    std: tuple[Annotated[float, Field(gt=0)], ...] = Field((), description="by channel: what it then divided by")
+
+    @model_validator(mode="after")
+    def _pairs(self) -> TorchParams:
+        if len(self.mean) != len(self.std):
+            raise ValueError(f"mean has {len(self.mean)} channels, std {len(self.std)}; give both, or neither")
+        return self
+
+
+class ClassifierParams(FamilyParams):
+    """What every classifier has."""
+
+    torch: TorchParams | None = None
+
+
+class Lenet5Params(ClassifierParams):
     """LeNet-5 with ReLU and max-pooling; 61,706 parameters for ten classes of 28x28 or 32x32 grey images."""
 
     model: Literal["lenet5"] = "lenet5"
     epochs: PositiveInt = 30
 
 
-class MlpParams(FamilyParams):
+class MlpParams(ClassifierParams):
     """A perceptron of three dense layers: hidden, hidden, classes."""
 
     model: Literal["mlp"] = "mlp"
@@ -138,7 +160,7 @@ class MlpParams(FamilyParams):
     epochs: PositiveInt = 30
 
 
-class WideResnetParams(FamilyParams):
+class WideResnetParams(ClassifierParams):
     """Wide ResNet of 6 n + 4 layers and `width` times 16, 32, 64 channels (Zagoruyko, Komodakis 2016), batch norm.
 
     For ten classes in colour: WRN-16-1 has 175,066 parameters, WRN-16-2 691,674, WRN-40-2 2,243,546.

@@ -16,9 +16,10 @@ from jax import lax
 from jaxtyping import Array, Float, Int32, Key, PyTree, UInt8
 
 from nfk.checkpoint import Checkpoint
-from nfk.family_params import FamilyParams, Lenet5Params, MlpParams
+from nfk.family_params import ClassifierParams, Lenet5Params, MlpParams
 from nfk.models.convolution import Conv
 from nfk.models.image_model import ImageModel
+from nfk.models.torch_weights import TorchLayout, from_torch
 from nfk.training import (
     Check,
     Progress,
@@ -110,9 +111,11 @@ class Classifier(ImageModel):
 
     Batch statistics, where the network has them, are the running ones, constants to every gradient."""
 
+    config: ClassifierParams
+
     @classmethod
     def initial(
-        cls, config: FamilyParams, image_shape: tuple[int, int, int], classes: int, key: Key[Array, ""]
+        cls, config: ClassifierParams, image_shape: tuple[int, int, int], classes: int, key: Key[Array, ""]
     ) -> Classifier:
         """The untrained network."""
         untrained = cls(config, image_shape, classes, {})
@@ -125,6 +128,11 @@ class Classifier(ImageModel):
         """(images, train) -> (logits, hidden layers' outputs)"""
 
     @property
+    @abstractmethod
+    def torch_layout(self) -> TorchLayout:
+        """How PyTorch users name its parts."""
+
+    @property
     def recipe(self) -> Recipe:
         return AdamAndShift(self.config.learning_rate)
 
@@ -133,11 +141,20 @@ class Classifier(ImageModel):
         del key
         dtype = jax.tree.leaves(params)[0].dtype
         statistics = jax.tree.map(lambda leaf: leaf.astype(dtype), _statistics(self.variables))
-        return jax.nn.logsumexp(self.network.apply({"params": params, **statistics}, x[None].astype(dtype))[0][0])
+        seen = self._scaled(x[None].astype(dtype))
+        return jax.nn.logsumexp(self.network.apply({"params": params, **statistics}, seen)[0][0])
 
     def activations(self, x: Float[Array, "b h w c"]) -> Hidden:
         """Every layer's output after its ReLU; 'penultimate' is the last hidden one, 'logits' the output."""
-        return self.network.apply(self.variables, x)[1]
+        return self.network.apply(self.variables, self._scaled(x))[1]
+
+    def _scaled(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+        """Images as the network takes them: in [0, 1], or by the mean and deviation it was trained with elsewhere."""
+        torch = self.config.torch
+        if torch is None or not torch.mean:
+            return x
+        mean, std = (jnp.asarray(values, x.dtype)[None, None, None] for values in (torch.mean, torch.std))
+        return (x - mean) / std
 
     def sample(self, key: Key[Array, ""], count: int) -> None:
         """A classifier has no samples: the paper takes the data."""
@@ -152,16 +169,21 @@ class Classifier(ImageModel):
         progress: Progress | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> Trained[Classifier]:
-        """The cross-entropy's descent by `recipe`.
+        """The cross-entropy's descent by `recipe`; or, with `config.torch`, the weights of that file.
 
         Equal keys give equal networks. Raises TrainingError where the loss is not finite.
         """
         require_images(images, labels, self.image_shape, self.classes, self.config.batch)
         config = self.config
+        if config.torch is not None:
+            weights = from_torch(self.variables, self.torch_layout, config.torch, self.image_shape[2])
+            taken = replace(self, variables=weights)
+            metrics = {"validation_accuracy": taken.accuracy(*validation)}
+            return Trained(taken, {}, metrics, appraise(metrics, validation[1]))
         descent = _Descent(self.network, self.recipe, config.epochs * (len(images) // config.batch))
 
         def validate(state: _State) -> dict[str, float]:
-            return {"validation_accuracy": _accuracy(self.network, state.variables, *validation)}
+            return {"validation_accuracy": replace(self, variables=state.variables).accuracy(*validation)}
 
         state, history = run_epochs(
             descent.step, _State(self.variables, descent.optimiser.init(self.params)), images, labels,
@@ -170,6 +192,12 @@ class Classifier(ImageModel):
         metrics = {name: values[-1] for name, values in history.items()}
         trained = replace(self, variables=state.variables)
         return Trained(trained, history, metrics, appraise(metrics, validation[1]))
+
+    def accuracy(self, images: UInt8[np.ndarray, "n h w c"], labels: Int32[np.ndarray, " n"]) -> float:
+        """The part of the images whose largest logit is their label's."""
+        chunks = (unit_range(jnp.asarray(images[start : start + _CHUNK])) for start in range(0, len(images), _CHUNK))
+        predicted = [np.asarray(_predict(self.network, self.variables, self._scaled(chunk))) for chunk in chunks]
+        return float(np.mean(np.concatenate(predicted) == labels))
 
 
 @dataclass(frozen=True)
@@ -187,6 +215,11 @@ class Lenet5(Classifier):
     def network(self) -> Lenet5Network:
         return Lenet5Network(self.classes)
 
+    @property
+    def torch_layout(self) -> TorchLayout:
+        modules = {"conv_0": "conv1", "conv_1": "conv2", "dense_0": "fc1", "dense_1": "fc2", "dense_2": "fc3"}
+        return TorchLayout(modules, flattened={"dense_0": 16})
+
 
 @dataclass(frozen=True)
 class Mlp(Classifier):
@@ -197,6 +230,10 @@ class Mlp(Classifier):
     @property
     def network(self) -> MlpNetwork:
         return MlpNetwork(self.config.hidden, self.classes)
+
+    @property
+    def torch_layout(self) -> TorchLayout:
+        return TorchLayout({f"dense_{i}": f"fc{i + 1}" for i in range(3)}, flattened={"dense_0": self.image_shape[2]})
 
 
 class _State(NamedTuple):
@@ -258,16 +295,8 @@ def _initial(network: nn.Module, image_shape: tuple[int, int, int], key: Key[Arr
 
 
 @partial(jax.jit, static_argnums=0)
-def _predict(network: nn.Module, variables: Variables, images: UInt8[Array, "b h w c"]) -> Int32[Array, " b"]:
-    return network.apply(variables, unit_range(images))[0].argmax(axis=1)
-
-
-def _accuracy(
-    network: nn.Module, variables: Variables, images: UInt8[np.ndarray, "n h w c"], labels: Int32[np.ndarray, " n"]
-) -> float:
-    predicted = [np.asarray(_predict(network, variables, images[start : start + _CHUNK]))
-                 for start in range(0, len(images), _CHUNK)]
-    return float(np.mean(np.concatenate(predicted) == labels))
+def _predict(network: nn.Module, variables: Variables, x: Float[Array, "b h w c"]) -> Int32[Array, " b"]:
+    return network.apply(variables, x)[0].argmax(axis=1)
 
 
 def appraise(metrics: dict[str, float], labels: Int32[np.ndarray, " m"]) -> list[Check]:

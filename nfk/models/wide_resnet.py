@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Key, PyTree, UInt8
 from nfk.family_params import WideResnetParams
 from nfk.models.classifier import Classifier, Hidden
 from nfk.models.convolution import Conv
+from nfk.models.torch_weights import TorchLayout
 from nfk.training import TrainingError
 
 _MOMENTUM = 0.95
@@ -46,7 +47,8 @@ class WideResNet(nn.Module):
                 inside = activated(x, f"{name}_norm_0")
                 if x.shape[-1] != channels or strides != 1:
                     x = Conv(channels, (1, 1), (strides, strides), use_bias=False, name=f"{name}_skip")(inside)
-                inside = Conv(channels, (3, 3), (strides, strides), use_bias=False, name=f"{name}_conv_0")(inside)
+                # the published network's border at either stride; SAME would move the halved maps by a pixel
+                inside = Conv(channels, (3, 3), (strides, strides), 1, use_bias=False, name=f"{name}_conv_0")(inside)
                 inside = activated(inside, f"{name}_norm_1")
                 x = x + Conv(channels, (3, 3), use_bias=False, name=f"{name}_conv_1")(inside)
                 hidden[name] = x
@@ -100,6 +102,17 @@ class WideResnet(Classifier):
     @property
     def network(self) -> WideResNet:
         return WideResNet(self.config.depth, self.config.width, self.classes)
+
+    @property
+    def torch_layout(self) -> TorchLayout:
+        modules = {"conv": "conv1", "norm": "bn1", "dense": "fc"}
+        for group in range(3):
+            for block in range((self.config.depth - 4) // 6):
+                ours, theirs = f"group_{group}_{block}", f"block{group + 1}.layer.{block}"
+                modules |= {f"{ours}_skip": f"{theirs}.convShortcut"}
+                for i in range(2):
+                    modules |= {f"{ours}_conv_{i}": f"{theirs}.conv{i + 1}", f"{ours}_norm_{i}": f"{theirs}.bn{i + 1}"}
+        return TorchLayout(modules)
 
     @property
     def recipe(self) -> CropAndFlip:
