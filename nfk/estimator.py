@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -224,5 +225,10 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
 
     def _params_digest(self) -> str:
         index = [list(entry) for entry in parameter_index(self._theta().params)]
-        bits = [np.ascontiguousarray(leaf).tobytes().hex() for leaf in jax.tree.leaves(self.params)]
+        bits = [hashlib.sha256(np.ascontiguousarray(_plain(leaf))).hexdigest() for leaf in jax.tree.leaves(self.params)]
         return store.json_digest([index, bits])
+
+
+def _plain(leaf: Any) -> Any:
+    """A leaf as NumPy takes it: a random key as its words."""
+    return jax.random.key_data(leaf) if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key) else leaf

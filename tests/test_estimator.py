@@ -130,6 +130,19 @@ def test_the_key_is_kept(tmp_path):
     assert np.array_equal(loaded.transform(images(5, 2)), fitted.transform(images(5, 2)))
 
 
+def test_a_random_key_among_the_parameters_is_kept_apart(tmp_path):
+    def noisy(params, x, key):
+        return log_density(params["net"], x + jax.random.normal(params["noise"], x.shape), key)
+
+    params = {"net": weights(0), "noise": jax.random.key(7)}
+    fitted = NeuralFisherKernel(noisy, params, rank=4).fit(images(40))
+    fitted.save(tmp_path / "noisy.zarr")
+    loaded = NeuralFisherKernel.load(tmp_path / "noisy.zarr", noisy, params)
+    assert np.array_equal(loaded.transform(images(5, 2)), fitted.transform(images(5, 2)))
+    with pytest.raises(StoreError, match="was made from params"):
+        NeuralFisherKernel.load(tmp_path / "noisy.zarr", noisy, {**params, "noise": jax.random.key(8)})
+
+
 def test_before_fit_there_is_nothing_to_transform():
     with pytest.raises(NotFittedError):
         estimator().transform(images(2))

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Key
 
 from nfk.family_params import CustomParams
 from nfk.models.architecture import architecture
+from nfk.models.image_model import ImageModel
 from nfk.training import Trained
 
 PyTree = Any
@@ -46,6 +47,9 @@ class Custom:
         build = _find(config.model)
         try:
             model = build(config.options, image_shape, classes)
+            if isinstance(model, ImageModel):  # what it keeps beside params is its own kind's to write and read
+                raise TypeError(f"it gave the shipped {type(model).__name__}: name that in params.yaml, "
+                                f"model: {model.config.model}, or return an object of your own that holds it")
             if key is not None and hasattr(model, "initial"):
                 model = model.initial(key)
         except Exception as error:
@@ -157,6 +161,8 @@ def _checked(name: str, model: Any) -> Any:
         if not isinstance(leaf, jax.Array | np.ndarray) or jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             raise CustomError(f"{name}: params[{path!r}] is {type(leaf).__name__}, not an array of numbers; keep it "
                               "outside params")
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.dtype != jnp.float32:
+            raise CustomError(f"{name}: params[{path!r}] is {leaf.dtype}; scores are taken in float32, cast it")
     if not named or len({path for path, _ in named}) < len(named):
         raise CustomError(f"{name}: params has {len(named)} arrays of {len({path for path, _ in named})} different "
                           "paths; give each its own")

@@ -70,6 +70,14 @@ def nothing(options, image_shape, classes):
 def scalar(options, image_shape, classes):
     return Net({"scale": 2.0})
 
+def double(options, image_shape, classes):
+    return Net({"scale": np.ones(2)})
+
+def shipped(options, image_shape, classes):
+    from nfk.models.families import initial
+    from nfk.family_params import MlpParams
+    return initial(MlpParams(hidden=4), image_shape, classes, jax.random.key(0))
+
 def failing(options, image_shape, classes):
     return options["depth"]
 
@@ -139,6 +147,8 @@ def test_weights_that_are_others_at_each_call_are_refused(workspace, module):
     ("my_nets.dense:number", r"my_nets.dense:number is int, not a function"),
     ("my_nets.dense:nothing", r"my_nets.dense:nothing gave dict without params"),
     ("my_nets.dense:scalar", r"my_nets.dense:scalar: params\['scale'\] is float, not an array"),
+    ("my_nets.dense:double", r"my_nets.dense:double: params\['scale'\] is float64; scores are taken in float32"),
+    ("my_nets.dense:shipped", r"dense:shipped failed: .* the shipped Mlp: name that in params.yaml, model: mlp"),
     ("my_nets.dense:failing", r"my_nets.dense:failing failed: KeyError: 'depth'"),
 ])
 def test_refusals(workspace, module, model, message):
