@@ -24,14 +24,16 @@ from nfk.data.decode import Wanted
 from nfk.data.image_set import DataError
 from nfk.data.source import Block, Part, Source, joined
 
-_BATCH = re.compile(r"(data_batch_\d+|test_batch|train|test)$")
+_BATCH = re.compile(r"(data_batch_\d+|test_batch)$")
 _NAMES = {"batches.meta": "label_names", "meta": "fine_label_names"}
 _LARGEST = 1 << 28  # bytes of a batch, which is read whole; the largest published has 155 million
 
 
 def batches(tree: Tree) -> list[str]:
-    """The pickles, by the names they are published under."""
-    return [name for name in tree.files if _BATCH.match(PurePosixPath(name).name)]
+    """The pickles, by the names they are published under; those of CIFAR-100, `train` and `test`, beside a `meta`."""
+    files = set(tree.files)
+    return [name for name in tree.files if _BATCH.match(PurePosixPath(name).name)
+            or (PurePosixPath(name).name in ("train", "test") and str(PurePosixPath(name).with_name("meta")) in files)]
 
 
 def open_tree(tree: Tree, source: str, digest: str, wanted: Wanted) -> Source:

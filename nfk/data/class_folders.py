@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterator
 from contextlib import closing
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
@@ -70,6 +70,8 @@ def _places(tree: Tree) -> dict[str, tuple[str | None, str]]:
         raise DataError(f"{tree.path}: holds no images; put each in a folder named for its class")
     for folder in tree.folders:
         if not any(name.startswith(f"{folder}/") for name in places):
+            if Path(tree.where(folder)).is_symlink():
+                raise DataError(f"{tree.where(folder)}: is a link; put the folder itself there")
             raise DataError(f"{tree.where(folder)}: a class folder without images; fill or remove it")
     return places
 

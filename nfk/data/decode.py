@@ -110,7 +110,7 @@ def _fault(image: Image.Image, like: _Like, *, upright: bool = False) -> str | N
         return None
     must = " × ".join("any" if want is None else str(want) for want in like)
     return (f"is {' × '.join(map(str, found))}, the first image is {must} (height × width × channels); make all "
-            "images one size and one mode, or set data.resize or data.channels")
+            "images one size and one mode, or have them resized (data.resize and data.channels, or --resize)")
 
 
 @runtime_checkable

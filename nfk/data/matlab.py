@@ -1,6 +1,6 @@
 """MATLAB files of version 5 with the images in `X` (h, w, c, n) and their labels in `y`, as SVHN's cropped digits.
 
-MATLAB counts from 1: label 10 is the digit 0, in a file that has no label 0.
+MATLAB counts from 1: where all labels of the set are 1 to 10, label 10 is the digit 0.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def open_files(train: Sequence[Path], test: Sequence[Path], source: str, wanted:
         if shapes[file][:3] != first[:3]:
             raise DataError(f"{file}: images of shape {shapes[file][:3]}, those of {files[0].name} have {first[:3]}; "
                             "use files of the same set")
-    parts = [[Part(_labels(file, shapes[file][3]), file) for file in of] for of in (train, test)]
+    raw = {file: _labels(file, shapes[file][3]) for file in files}
+    if {1, 10} == {min(each.min() for each in raw.values()), max(each.max() for each in raw.values())}:
+        raw = {file: np.where(each == 10, np.int32(0), each) for file, each in raw.items()}
+    parts = [[Part(raw[file], file) for file in of] for of in (train, test)]
     labels, class_names, test_from = joined(*parts)
 
     def arrays() -> Iterator[UInt8[np.ndarray, "b h w c"]]:
@@ -73,8 +76,7 @@ def _labels(file: Path, count: int) -> Int32[np.ndarray, " n"]:
         raise DataError(f"{file}: key 'y' must hold whole numbers, the classes; convert it")
     if len(labels) != count:
         raise DataError(f"{file}: {len(labels):,} labels in 'y' for the {count:,} images in 'X'; fetch the file again")
-    labels = labels.astype(np.int32)
-    return labels if (labels == 0).any() else np.where(labels == 10, np.int32(0), labels)
+    return labels.astype(np.int32)
 
 
 def _variable(file: Path, name: str) -> Any:

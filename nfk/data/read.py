@@ -188,7 +188,9 @@ def _recognise(file: Path) -> str | None:
         return "npz"
     if start.startswith((b"PK\x03\x04", b"PK\x05\x06")) or file.suffix == ".zip":
         return "npz" if _holds_arrays(file) else "zip"
-    return "cifar" if _CIFAR_NAME.match(file.name) else None
+    # names as common as CIFAR-100's tell only beside its `meta`
+    bare = file.name in ("train", "test") and (file.parent / "meta").is_file()
+    return "cifar" if bare or _CIFAR_NAME.match(file.name) else None
 
 
 def _holds_arrays(file: Path) -> bool:

@@ -110,6 +110,17 @@ class Harmful:
 PLANES = np.zeros((2, 3072), np.uint8)
 
 
+def test_the_python_version_of_cifar_100_as_a_folder(tmp_path, cifar):
+    images, labels = cifar
+    planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2).reshape(len(images), -1))
+    for name, rows in (("train", slice(0, 4)), ("test", slice(4, None))):
+        (tmp_path / name).write_bytes(pickle.dumps({"data": planes[rows], "fine_labels": labels[rows]}, 2))
+    (tmp_path / "meta").write_bytes(pickle.dumps({"fine_label_names": list(CLASSES)}, 2))
+    found = read(str(tmp_path))
+    np.testing.assert_array_equal(found.images, images)
+    assert (found.labels.tolist(), found.class_names, found.test_from) == (labels, CLASSES, 4)
+
+
 @pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4, 5])
 def test_arrays_of_every_protocol_are_understood_or_refused_in_one_line(tmp_path, cifar, protocol):
     images, labels = cifar
@@ -165,6 +176,17 @@ def test_matlab_labels_from_0_are_kept(tmp_path, cifar):
     found = read(str(tmp_path / "set.mat"))
     assert found.labels.tolist() == [0, 10, 9, 2, 1, 1]
     assert found.test_from is None
+
+
+@pytest.mark.parametrize(("train", "test", "expected"), [
+    ([1, 10, 9, 2], [7, 3], [1, 0, 9, 2, 7, 3]),  # a part without the digit 0
+    ([0, 10, 9, 2], [10, 3], [0, 10, 9, 2, 10, 3]),  # eleven classes from 0, whichever part shows it
+    ([1, 10, 20, 2], [10, 3], [1, 10, 20, 2, 10, 3]),  # twenty classes from 1
+])
+def test_matlab_labels_are_read_over_the_whole_set(tmp_path, cifar, train, test, expected):
+    write_mat(tmp_path / "train_32x32.mat", cifar[0][:4], train)
+    write_mat(tmp_path / "test_32x32.mat", cifar[0][4:], test)
+    assert read(str(tmp_path)).labels.tolist() == expected
 
 
 MAT_73 = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(512) + b"\x89HDF\r\n\x1a\n"

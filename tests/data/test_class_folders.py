@@ -98,6 +98,19 @@ def test_a_class_folder_without_images_is_refused(pixels, write_folders, kind):
         read(str(folder if kind == "folder" else packed(folder, kind)))
 
 
+def test_a_linked_class_folder_is_named_a_link(pixels, write_folders):
+    folder = write_folders({"cat/1.png": pixels(1)[0]})
+    (folder / "cow").symlink_to(folder / "cat")
+    with pytest.raises(DataError, match="cow: is a link; put the folder itself there"):
+        read(str(folder))
+
+
+def test_files_called_train_among_images_make_no_cifar_of_them(pixels, write_folders):
+    folder = write_folders({"cat/1.png": pixels(1)[0], "cat/train": b"notes"})
+    with pytest.raises(DataError, match="cat/train: "):
+        read(str(folder))
+
+
 def test_sizes_and_channels_are_made_alike_when_asked(pixels, write_folders):
     grey, colour = pixels(1, 6, 5)[0], pixels(1, 12, 10, 3)[0]
     folder = write_folders({"cat/1.png": grey, "dog/1.png": colour})
