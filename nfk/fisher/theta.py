@@ -38,10 +38,14 @@ def choose(
 
     Leaves that are not floating-point arrays (counters, keys, masks) are never chosen. The tree and the function
     themselves where every leaf is chosen. Cost: nothing for a leaf not chosen, no gradient in it is taken.
-    Raises ThetaError for a pattern that matches no such leaf, and where none is left.
+    Raises ThetaError for a pattern that matches no such leaf, for a Python float, which is no array to take a gradient
+    in, and where none is left.
     """
     leaves, structure = jax.tree_util.tree_flatten_with_path(params)
     paths = [jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in leaves]
+    for path, (_, leaf) in zip(paths, leaves, strict=True):
+        if isinstance(leaf, float) and not isinstance(leaf, np.generic):
+            raise ThetaError(f"params[{path!r}] is a Python float; make it an array, or keep it outside params")
     real = [path for path, (_, leaf) in zip(paths, leaves, strict=True) if _is_real(leaf)]
     included = set(real) if include is None else _matched("include", include, real)
     names = included - _matched("exclude", exclude, real)
@@ -68,7 +72,7 @@ def _joined(chosen: PyTree, fixed: PyTree) -> PyTree:
 
 
 def _is_real(leaf: Any) -> bool:
-    return isinstance(leaf, jax.Array | np.ndarray) and jnp.issubdtype(leaf.dtype, jnp.floating)
+    return isinstance(leaf, jax.Array | np.ndarray | np.generic) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def _matched(option: str, patterns: Sequence[str], paths: list[str]) -> set[str]:

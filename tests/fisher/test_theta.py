@@ -96,6 +96,14 @@ def test_refusals(include, exclude, message):
     assert "\n" not in str(refused.value)
 
 
+def test_scalars_of_numpy_are_parameters_and_pythons_are_refused():
+    x = jnp.ones(3)
+    theta = choose(lambda params, x, key: params["a"] * x.sum() + params["b"].sum(), {"a": np.float32(2), "b": x})
+    assert len(jax.tree.leaves(theta.params)) == 2
+    with pytest.raises(ThetaError, match=r"params\['a'\] is a Python float; make it an array"):
+        choose(lambda params, x, key: x.sum(), {"a": 2.0, "b": x})
+
+
 def test_the_estimator_sees_the_chosen_alone_and_saves_which(tmp_path):
     kernel = NeuralFisherKernel(log_density, weights(0), rank=4, exclude=[".*bias", "unused"]).fit(images(40))
     assert len(kernel.mean_score_) == 3 * 3 * 4 + 64 * 5
