@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, SupportsFloat, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -62,8 +62,8 @@ class Trained(Generic[Model]):
     """A trained network: `history` has one number an epoch under each name, `metrics` the final ones."""
 
     model: Model
-    history: dict[str, list[float]]
-    metrics: dict[str, float]
+    history: dict[str, list[SupportsFloat]]
+    metrics: dict[str, SupportsFloat]
     checks: list[Check]
 
 

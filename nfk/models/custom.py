@@ -5,8 +5,10 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
+import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +22,7 @@ from jaxtyping import Array, Float, Key
 from nfk.family_params import CustomParams
 from nfk.models.architecture import architecture
 from nfk.models.image_model import ImageModel
-from nfk.training import Trained
+from nfk.training import Trained, TrainingError
 
 PyTree = Any
 
@@ -45,17 +47,16 @@ class Custom:
         """What the function gives, and with a key the network's `initial(key)` where it has that. CustomError naming
         the function and what is wrong with it or its result."""
         build = _find(config.model)
-        try:
+        with _told(config.model):
             model = build(config.options, image_shape, classes)
             if isinstance(model, ImageModel):  # what it keeps beside params is its own kind's to write and read
                 raise TypeError(f"it gave the shipped {type(model).__name__}: name that in params.yaml, "
                                 f"model: {model.config.model}, or return an object of your own that holds it")
             if key is not None and hasattr(model, "initial"):
                 model = model.initial(key)
-        except Exception as error:
-            raise CustomError(f"{config.model} failed: {_one_line(error)}; "
-                              "see the whole trace with --debug") from error
-        return cls(config, image_shape, classes, _checked(config.model, model))
+        _checked(config.model, model)
+        _scalar(config.model, model, image_shape)
+        return cls(config, image_shape, classes, model)
 
     @property
     def trains(self) -> bool:
@@ -92,25 +93,45 @@ class Custom:
 
     def sample(self, key: Key[Array, ""], count: int) -> Float[np.ndarray, "n h w c"] | None:
         """The network's own samples, None where it draws none."""
-        drawn = self.model.sample(key, count) if hasattr(self.model, "sample") else None
-        return None if drawn is None else np.asarray(drawn, np.float32)
+        with _told(self.config.model, f"sample({count})"):
+            drawn = self.model.sample(key, count) if hasattr(self.model, "sample") else None
+        if drawn is None:
+            return None
+        drawn = np.asarray(drawn, np.float32)
+        if drawn.shape != (count, *self.image_shape):
+            raise CustomError(f"{self.config.model}: sample({count}) has shape {drawn.shape}, must be "
+                              f"{(count, *self.image_shape)}, as the images")
+        low, high = float(drawn.min()), float(drawn.max())
+        if not (low >= 0 and high <= 1):  # false for NaN too
+            raise CustomError(f"{self.config.model}: sample gives values from {low:g} to {high:g}, must be in [0, 1], "
+                              "as the images")
+        return drawn
 
     def activations(self, x: Float[Array, "b h w c"]) -> dict[str, Float[Array, "b ..."]]:
         """Its hidden layers, none where it does not tell them."""
-        return self.model.activations(x) if hasattr(self.model, "activations") else {}
+        with _told(self.config.model, "activations"):
+            return self.model.activations(x) if hasattr(self.model, "activations") else {}
 
     def train(self, *arguments: Any, **options: Any) -> Trained[Custom]:
         """By the network's own `train`; as it is, with no history, where it has none: it is trained already."""
         if not self.trains:
             return Trained(self, {}, {}, [])
-        trained = self.model.train(*arguments, **options)
+        with _told(self.config.model, "train"):
+            trained = self.model.train(*arguments, **options)
         if not isinstance(trained, Trained):
             raise CustomError(f"{self.config.model}: train returned {type(trained).__name__}; return "
                               "nfk.training.Trained(model, history, metrics, checks)")
         if not hasattr(trained.model, "with_params"):
             raise CustomError(f"{self.config.model}: a network that trains needs with_params(params) -> network, "
                               "by which later stages put the kept weights in; add it")
-        return replace(trained, model=replace(self, model=_checked(self.config.model, trained.model)))
+        with _told(self.config.model, "train gave metrics that are no numbers"):
+            metrics = {name: float(value) for name, value in trained.metrics.items()}
+            history = {name: [float(value) for value in values] for name, values in trained.history.items()}
+        if unusable := sorted(name for name, value in metrics.items() if not math.isfinite(value)):
+            raise CustomError(f"{self.config.model}: train gave {unusable[0]}={metrics[unusable[0]]}, must be finite; "
+                              "lower its rate, or leave that metric out")
+        model = replace(self, model=_checked(self.config.model, trained.model))
+        return Trained(model, history, metrics, trained.checks)
 
 
 def source_digest(name: str) -> str:
@@ -167,6 +188,27 @@ def _checked(name: str, model: Any) -> Any:
         raise CustomError(f"{name}: params has {len(named)} arrays of {len({path for path, _ in named})} different "
                           "paths; give each its own")
     return model
+
+
+@contextmanager
+def _told(name: str, what: str = "") -> Iterator[None]:
+    """An error of the user's code as one line; those that are one already, as they are."""
+    try:
+        yield
+    except (CustomError, TrainingError):
+        raise
+    except Exception as error:
+        raise CustomError(f"{': '.join(filter(None, (name, what)))} failed: {_one_line(error)}; "
+                          "see the whole trace with --debug") from error
+
+
+def _scalar(name: str, model: Any, image_shape: tuple[int, int, int]) -> None:
+    """CustomError where log_density is no scalar of one image, or cannot be traced at all."""
+    image = jax.ShapeDtypeStruct(image_shape, jnp.float32)
+    with _told(name, f"log_density of an image of shape {image_shape}"):
+        value = jax.eval_shape(model.log_density, model.params, image, jax.random.key(0))
+    if getattr(value, "shape", None) != () or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise CustomError(f"{name}: log_density gives {value}, must be one floating-point number an image")
 
 
 def _one_line(error: Exception) -> str:

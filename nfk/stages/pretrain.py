@@ -24,7 +24,7 @@ def run(params: Params, family: str) -> Outcome:
     data, config = images.load(params), params.family(family)
     untrained = initial(config, data.shape, len(data.class_names), network.key(params, "init"))
     scratch = workspace.scratch("pretrain", family, {
-        "params": config.model_dump(), "seed": params.seed, "data": data.digest})
+        "network": untrained.architecture, "seed": params.seed, "data": data.digest})
     with progress(f"pretrain@{family}") as report:
         trained = untrained.train(
             data.pixels("train"), data.labels("train"), (data.pixels("validation"), data.labels("validation")),

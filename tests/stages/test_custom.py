@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 
 import numpy as np
@@ -69,6 +70,48 @@ def nothing(options, image_shape, classes):
 
 def scalar(options, image_shape, classes):
     return Net({"scale": 2.0})
+
+class Vector(Net):
+    def log_density(self, params, x, key):
+        return x.reshape(-1) * params["scale"][0]
+
+class Wide(Net):
+    def sample(self, key, count):
+        return jnp.full((count, 12, 12, 1), 2.0)
+
+class Flat(Net):
+    def sample(self, key, count):
+        return jnp.zeros((count, 12, 12))
+
+def vector(options, image_shape, classes):
+    return Vector({"scale": np.ones(2, np.float32)})
+
+def wide(options, image_shape, classes):
+    return Wide(weights({"width": 4}, image_shape))
+
+def flat(options, image_shape, classes):
+    return Flat(weights({"width": 4}, image_shape))
+
+class Failing(Trainable):
+    def train(self, *arguments, **options):
+        return arguments[0].nothing
+
+class Infinite(Trainable):
+    def train(self, *arguments, **options):
+        return Trained(self, {"loss": [np.float32(1)]}, {"loss": jnp.float32("nan")}, [])
+
+class Measured(Trainable):
+    def train(self, *arguments, **options):
+        return Trained(self, {"loss": [np.float32(1)]}, {"loss": jnp.float32(1)}, [])
+
+def failing_train(options, image_shape, classes):
+    return Failing(weights({"width": 4}, image_shape))
+
+def infinite(options, image_shape, classes):
+    return Infinite(weights({"width": 4}, image_shape))
+
+def measured(options, image_shape, classes):
+    return Measured(weights({"width": 4}, image_shape))
 
 def double(options, image_shape, classes):
     return Net({"scale": np.ones(2)})
@@ -147,6 +190,11 @@ def test_weights_that_are_others_at_each_call_are_refused(workspace, module):
     ("my_nets.dense:number", r"my_nets.dense:number is int, not a function"),
     ("my_nets.dense:nothing", r"my_nets.dense:nothing gave dict without params"),
     ("my_nets.dense:scalar", r"my_nets.dense:scalar: params\['scale'\] is float, not an array"),
+    ("my_nets.dense:vector", r"my_nets.dense:vector: log_density gives .*144.*, must be one floating-point number"),
+    ("my_nets.dense:wide", r"my_nets.dense:wide: sample gives values from 2 to 2, must be in \[0, 1\]"),
+    ("my_nets.dense:flat", r"my_nets.dense:flat: sample\(100\) has shape \(100, 12, 12\), must be \(100, 12, 12, 1\)"),
+    ("my_nets.dense:failing_train", r"failing_train: train failed: AttributeError: 'numpy.ndarray' object has no"),
+    ("my_nets.dense:infinite", r"my_nets.dense:infinite: train gave loss=nan, must be finite"),
     ("my_nets.dense:double", r"my_nets.dense:double: params\['scale'\] is float64; scores are taken in float32"),
     ("my_nets.dense:shipped", r"dense:shipped failed: .* the shipped Mlp: name that in params.yaml, model: mlp"),
     ("my_nets.dense:failing", r"my_nets.dense:failing failed: KeyError: 'depth'"),
@@ -166,6 +214,11 @@ def test_refusals(workspace, module, model, message):
 def test_entries_refused(workspace, entry, message):
     with pytest.raises(ParamsError, match=message):
         workspace.params({"mine": entry})
+
+
+def test_metrics_may_be_jax_scalars(workspace, module, tmp_path):
+    workspace.run(workspace.params({"mine": {"model": "my_nets.dense:measured"}}), "mine", "pretrain")
+    assert json.loads((tmp_path / "models/mine/card.json").read_text())["metrics"] == {"loss": 1.0}
 
 
 def test_its_weights_come_back_bit_for_bit(workspace, module, tmp_path):
