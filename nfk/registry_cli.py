@@ -17,7 +17,8 @@ Reference = Annotated[str, typer.Argument(help="NAME@ALIAS or NAME/VERSION, such
 
 @registry_app.command("register")
 def register(family: Annotated[str, typer.Argument(help="a family of params.yaml, such as gan")]) -> None:
-    """Make versions of the workspace's embedder and embeddings, and call them candidate."""
+    """Make versions of the workspace's embedder and embeddings, and call them candidate; what is registered already
+    stays the version it is."""
     from nfk.params import load
     from nfk.stages import register as stage
 
@@ -70,6 +71,7 @@ def diff(first: Reference, second: Reference) -> None:
 def promote(
     reference: Reference,
     or_keep: Annotated[bool, typer.Option("--or-keep", help="not good enough is no failure")] = False,
+    force: Annotated[bool, typer.Option("--force", help="by your own judgement, past the gate")] = False,
 ) -> None:
     """Make a candidate the champion, if it passes the gate (section `registry` of params.yaml)."""
     from nfk import registry
@@ -78,7 +80,7 @@ def promote(
     params = load()
     with registry.connect(params.tracking) as client:
         try:
-            champion, former = registry.promote(client, reference, gain=params.registry.gain)
+            champion, former = registry.promote(client, reference, gain=params.registry.gain, force=force)
         except registry.NotGoodEnough as verdict:
             if not or_keep:
                 raise

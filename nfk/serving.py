@@ -26,7 +26,7 @@ class ServedEmbedder(PythonModel):
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
         rank = self._embedder.rank
-        k = int((params or {}).get("k") or rank)
+        k = int((params or {}).get("k", rank))
         if not 1 <= k <= rank:
             raise _refused(f"k={k} must be between 1 and {rank}, the rank of this embedder")
         try:

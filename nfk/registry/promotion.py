@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nfk.registry.client import NotGoodEnough, RegistryError
-from nfk.registry.entries import CHAMPION, FORMER, PAIR, ROLLED_BACK, Entry, entries, find, names_of
+from nfk.registry.entries import CHAMPION, FORMER, PAIR, ROLLED_BACK, Entry, entries, find, names_of, resolve
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -13,13 +13,17 @@ if TYPE_CHECKING:
 _NONE = "none"
 
 
-def promote(client: MlflowClient, reference: str, *, gain: float = 0.0) -> tuple[Entry, Entry | None]:
+def promote(
+    client: MlflowClient, reference: str, *, gain: float = 0.0, force: bool = False
+) -> tuple[Entry, Entry | None]:
     """Make `reference` the champion if its gate metric is at least the champion's + `gain`; both, the new and the
-    former champion. RegistryError where it is worse, has no metric, or lost to a better one promoted meanwhile.
+    former champion. NotGoodEnough where it is worse, is judged by another metric, was rolled back, or lost to a better
+    one promoted meanwhile; `force`, a person's own judgement, passes over the first three.
 
     Two promotions at once: MLflow moves an alias in one step, so that there is never more than one champion; each
     writes whom it follows *before* it moves the alias and looks for rivals *after*, so the one that moves it last
-    sees the other, and the better of the two stays.
+    sees the other, and the better of the two stays. One that broke off between the two counts as a rival still. What
+    `force` displaces counts as rolled back: no schedule brings it back.
     """
     candidate = find(client, reference)
     pair = names_of(candidate.name)
@@ -29,15 +33,22 @@ def promote(client: MlflowClient, reference: str, *, gain: float = 0.0) -> tuple
     if champion is not None and champion.version == candidate.version:
         _crown(client, champion)  # a promotion that broke off between its two aliases is completed
         return champion, champion
-    _pass_gate(candidate, champion, gain)
+    if not force:
+        _pass_gate(candidate, champion, gain)
     former = champion.version if champion else _NONE
     client.set_model_version_tag(candidate.name, candidate.version, FORMER, former)
     if ROLLED_BACK in candidate.tags:
         client.delete_model_version_tag(candidate.name, candidate.version, ROLLED_BACK)
     _crown(client, candidate)
+    if force:
+        if champion is not None:
+            client.set_model_version_tag(champion.name, champion.version, ROLLED_BACK, candidate.version)
+        return find(client, candidate.reference), champion
     rivals = [entry for entry in entries(client, candidate.name)
               if entry.tags.get(FORMER) == former and entry.version != candidate.version
-              and ROLLED_BACK not in entry.tags and (entry.metric or 0.0) > (candidate.metric or 0.0)]
+              and ROLLED_BACK not in entry.tags
+              and entry.tags.get("gate.metric") == candidate.tags.get("gate.metric")
+              and (entry.metric or 0.0) > (candidate.metric or 0.0)]
     if rivals:
         best = max(rivals, key=lambda entry: entry.metric or 0.0)
         _crown(client, best)
@@ -49,8 +60,12 @@ def promote(client: MlflowClient, reference: str, *, gain: float = 0.0) -> tuple
 
 def rollback(client: MlflowClient, name: str) -> tuple[Entry, Entry]:
     """Give the championship back to the champion before this one; the champion restored, and the one it was."""
-    champion = _champion(client, find(client, name).name)
+    name = resolve(name)[0]
+    if name != (pair := names_of(name)).embedder:
+        raise RegistryError(f"{name} follows {pair.embedder}: promote or roll back that one")
+    champion = _champion(client, name)
     if champion is None:
+        find(client, name)  # says what there is
         raise RegistryError(f"{name} has no champion to roll back")
     former = champion.tags.get(FORMER, _NONE)
     if former == _NONE:
@@ -80,11 +95,14 @@ def _pass_gate(candidate: Entry, champion: Entry | None, gain: float) -> None:
         raise RegistryError(f"{candidate.reference} was registered without a metric; register it again once evaluated")
     if champion is None or champion.metric is None:
         return
+    if ROLLED_BACK in candidate.tags:  # or the next refresh over the same data would undo the rollback
+        raise NotGoodEnough(f"{candidate.reference} was champion and was rolled back; it stays a candidate, "
+                            "`nfk registry promote --force` brings it back")
     if candidate.tags.get("gate.metric") != champion.tags.get("gate.metric"):
-        raise RegistryError(
+        raise NotGoodEnough(
             f"{candidate.reference} is judged by {candidate.tags.get('gate.metric')}, the champion "
-            f"{champion.reference} by {champion.tags.get('gate.metric')}: they cannot be "
-            "compared; register both by one metric")
+            f"{champion.reference} by {champion.tags.get('gate.metric')}: they cannot be compared; it stays a "
+            "candidate, `nfk registry promote --force` takes it by your own judgement")
     bound = champion.metric + gain
     if candidate.metric < bound:
         raise NotGoodEnough(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from nfk.registry.entries import CANDIDATE, PAIR, Entry, find, names
+from nfk.registry.entries import CANDIDATE, PAIR, Entry, Names, entries, find, names
 from nfk.tracking.redaction import redact
 
 if TYPE_CHECKING:
@@ -47,14 +47,17 @@ class Content:
 def register(client: MlflowClient, content: Content, experiment: str) -> tuple[Entry, Entry]:
     """Log everything as one run, make both versions from it and call them `candidate`; embedder, embeddings.
 
-    The aliases move last: a registration that breaks off leaves versions that nothing points at. Uploads the weights,
-    the right factor (4 p k bytes) and the embeddings (4 n k bytes).
+    A pair of the same bits and the same metric as are to be registered stays the one it is: a schedule over unchanged
+    data adds nothing. The aliases move last: a registration that breaks off leaves versions that nothing points at.
+    Uploads the weights, the right factor (4 p k bytes) and the embeddings (4 n k bytes).
     """
     import mlflow
     from mlflow.models import ModelSignature
     from mlflow.types import DataType, ParamSchema, ParamSpec, Schema, TensorSpec
 
     pair = names(content.family)
+    if kept := _same(client, pair, content.tags):
+        return _candidates(client, *kept)
     mlflow.set_experiment(experiment)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     images = np.dtype(np.float32)
@@ -83,9 +86,28 @@ def register(client: MlflowClient, content: Content, experiment: str) -> tuple[E
     made = client.create_model_version(
         pair.embeddings, source=f"runs:/{run.info.run_id}/embeddings/{content.embeddings.name}",
         run_id=run.info.run_id, tags={**content.tags, **content.embeddings_tags, PAIR: embedder})
-    client.set_registered_model_alias(pair.embeddings, CANDIDATE, made.version)
-    client.set_registered_model_alias(pair.embedder, CANDIDATE, embedder)
-    return find(client, f"{pair.embedder}/{embedder}"), find(client, f"{pair.embeddings}/{made.version}")
+    return _candidates(client, f"{pair.embedder}/{embedder}", f"{pair.embeddings}/{made.version}")
+
+
+def _candidates(client: MlflowClient, *references: str) -> tuple[Entry, Entry]:
+    for reference in reversed(references):  # the embedder's last: it is what is promoted
+        name, version = reference.split("/")
+        client.set_registered_model_alias(name, CANDIDATE, version)
+    embedder, embeddings = (find(client, reference) for reference in references)
+    return embedder, embeddings
+
+
+def _same(client: MlflowClient, pair: Names, tags: Mapping[str, str]) -> tuple[str, str] | None:
+    """The newest whole pair of the digests and the gate's metric that `tags` have; none that was made with uncommitted
+    changes in the place of one that was not."""
+    telling = {key: value for key, value in tags.items() if key.startswith(("digest.", "gate."))}
+    acceptable = ("true", "false", None) if tags.get("git.dirty") == "true" else ("false", None)
+    partners = {entry.tags.get(PAIR): entry for entry in entries(client, pair.embeddings)}
+    for entry in entries(client, pair.embedder):
+        if (entry.version in partners and entry.tags.get("git.dirty") in acceptable
+                and all(entry.tags.get(key) == value for key, value in telling.items())):
+            return entry.reference, partners[entry.version].reference
+    return None
 
 
 def _ensure(client: MlflowClient, name: str) -> Any:

@@ -32,14 +32,16 @@ def provenance() -> dict[str, str]:
 def git_state() -> dict[str, str]:
     """`git.commit` and `git.dirty` of the working folder; empty outside of a repository or without git.
 
-    dvc.lock is left out of `git.dirty`: a pipeline rewrites it after every stage.
+    dvc.lock is left out of `git.dirty`, since a pipeline rewrites it after every stage; of files that git does not
+    know, only Python's count: data and results beside the code make no run another.
     """
     try:
         commit = _git("rev-parse", "HEAD").strip()
-        dirty = bool(_git("status", "--porcelain", "--", ":/", ":(top,exclude)*dvc.lock").strip())
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", ":(top,exclude)*dvc.lock")
+        unknown = _git("ls-files", "--others", "--exclude-standard", "--", ":(top)*.py")
     except (OSError, subprocess.SubprocessError):
         return {}
-    return {"git.commit": commit, "git.dirty": str(dirty).lower()}
+    return {"git.commit": commit, "git.dirty": str(bool(changed.strip() or unknown.strip())).lower()}
 
 
 def dvc_hashes(stage: str, lock: Path = LOCK_FILE) -> StageHashes:

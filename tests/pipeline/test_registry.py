@@ -55,6 +55,12 @@ def test_an_entry_leads_back_to_data_weights_and_code(registered):
     assert "dvc.out.models/vae/weights.safetensors md5:" in shown
 
 
+def test_the_same_bits_are_registered_once(registered):
+    before = registered.nfk("registry", "list").stdout
+    assert registered.nfk("registry", "register", "vae").stdout.startswith("nfk-vae-embedder/1 @candidate ")
+    assert registered.nfk("registry", "list").stdout == before
+
+
 def test_a_folder_of_images_is_embedded_offline_as_the_pipeline_did(registered, digits, tmp_path):
     pixels, expected = digits
     for row in range(5):

@@ -78,8 +78,30 @@ def test_rollback_restores_the_champion_before_and_stops_at_the_first(client):
         assert champions(client)[0] == expected
     with pytest.raises(registry.RegistryError, match="is the first champion"):
         registry.rollback(client, NAME)
-    registry.promote(client, third)  # what was rolled back may come again
+    with pytest.raises(registry.NotGoodEnough, match="was rolled back; it stays a candidate"):
+        registry.promote(client, third)  # or tomorrow's refresh would undo what a person did today
+    registry.promote(client, third, force=True)
     assert champions(client) == [third, f"{PAIRED}/3"]
+
+
+def test_what_a_person_displaced_is_not_brought_back_by_the_next_promotion(client):
+    first, second, third = add(client, 0.90, 0.95, 0.93)
+    registry.promote(client, first)
+    registry.promote(client, second)
+    registry.promote(client, first, force=True)
+    registry.promote(client, third)
+    assert champions(client) == [third, f"{PAIRED}/3"]
+    with pytest.raises(registry.NotGoodEnough, match="was rolled back"):
+        registry.promote(client, second)
+
+
+def test_embeddings_are_not_rolled_back_by_themselves_and_an_alias_is_understood(client):
+    first, second = add(client, 0.90, 0.95)
+    registry.promote(client, first)
+    registry.promote(client, second)
+    with pytest.raises(registry.RegistryError, match="nfk-gan-embeddings follows nfk-gan-embedder"):
+        registry.rollback(client, PAIRED)
+    assert registry.rollback(client, f"{NAME}@champion")[0].reference == first
 
 
 class Interrupting:
@@ -121,8 +143,11 @@ def test_other_metrics_cannot_be_compared(client):
     first, = add(client, 0.90)
     other, = add(client, 0.99, metric="nfk-8.knn.validation_accuracy")
     registry.promote(client, first)
-    with pytest.raises(registry.RegistryError, match="cannot be compared"):
+    with pytest.raises(registry.NotGoodEnough, match="cannot be compared; it stays a candidate"):
         registry.promote(client, other)
+    assert champions(client) == [first, f"{PAIRED}/1"]
+    registry.promote(client, other, force=True)
+    assert champions(client) == [other, f"{PAIRED}/2"]
 
 
 @pytest.mark.parametrize("reference, message", [

@@ -53,6 +53,7 @@ def test_without_a_lock_file_there_are_no_hashes(tmp_path: Path) -> None:
 def test_the_commit_is_dirty_once_a_file_differs_but_not_for_the_lock_file(workspace: Path) -> None:
     head = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
     (workspace / "dvc.lock").write_text("rewritten after every stage")
+    (workspace / "vectors.parquet").touch()
     assert git_state() == {"git.commit": head.stdout.strip(), "git.dirty": "false"}
     (workspace / "new_module.py").touch()
     (workspace / "deeper").mkdir()
