@@ -82,16 +82,24 @@ def data(
     print(convert(given, to, Wanted(resize, channels)))
 
 
+_EMBEDDINGS = Path("embeddings.parquet")
+
+
 @app.command()
 def embed(
     what: Annotated[str, typer.Argument(metavar="FAMILY|IMAGES", help="a family of params.yaml; with --model: a folder "
                                         "of image files, or any source data.source may be")],
     model: Annotated[str | None, typer.Option(help="a registered embedder, such as nfk-gan-embedder@champion")] = None,
-    to: Annotated[Path, typer.Option(help="with --model: the .zarr or .parquet to write")] = Path("embeddings.parquet"),
+    to: Annotated[Path, typer.Option(help="with --model: the .zarr or .parquet to write")] = _EMBEDDINGS,
+    resize: Annotated[bool, typer.Option("--resize", help="with --model: bring images to the network's size and "
+                                         "channels")] = False,
 ) -> None:
     """Embed every image of the data set, to embeddings/FAMILY.zarr; or with --model any images, by a registered
     embedder."""
     if model is None:
+        if resize or to != _EMBEDDINGS:
+            raise ValueError("--to and --resize go with --model; embed.scaling and data.resize of params.yaml are for "
+                             "the family's own")
         from nfk.stages import runner
 
         runner.run("embed", what)
@@ -99,7 +107,7 @@ def embed(
         from nfk.params import load
         from nfk.stages import embed_offline
 
-        print(embed_offline.run(load(), model, Path(what), to))
+        print(embed_offline.run(load(), model, Path(what), to, resize=resize))
 
 
 @app.command()

@@ -3,7 +3,8 @@
     model/card.json, model/weights.safetensors    the network
     embedder.zarr                                 mean score, diagonal, right factor, singular values
 
-No pickle, nothing outside the folder. It is what the registry keeps as an embedder.
+No pickle, nothing outside the folder but, for a network of a user's own, the module it names, which must be importable,
+unchanged, where the embedder is loaded. It is what the registry keeps as an embedder.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Embedder:
         if images.ndim != 4 or images.shape[1:] != self.image_shape:
             wanted = ", ".join(map(str, self.image_shape))
             raise EmbedderError(f"images of shape {images.shape}: must be (n, {wanted}), those the network was trained "
-                                "on; resize them")
+                                "on; resize them, `nfk embed --resize` does")
         if len(images) == 0:
             return np.zeros((0, self.rank), np.float32)
         low, high = float(np.min(images)), float(np.max(images))

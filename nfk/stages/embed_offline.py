@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import Float
 
 from nfk import registry, store
-from nfk.data.decode import decode
+from nfk.data.decode import AS_IT_IS, Wanted, decode
 from nfk.data.image_set import DataError
 from nfk.data.read import read
 from nfk.embedder import Embedder
@@ -20,34 +21,40 @@ _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 _FORMATS = (".zarr", ".parquet")
 
 
-def run(params: Params, reference: str, images: Path, to: Path) -> str:
+def run(params: Params, reference: str, images: Path, to: Path, *, resize: bool = False) -> str:
     """Embed a folder of image files, or any source `data.source` may be, with the embedder `reference` names.
 
     Writes one row an image, in the order of the source or of the files' names: `id` (the file's name, or the row in
-    the source) and the vector. The store says which embedder version, by which digests, made it. One line for people.
+    the source) and the vector. The store says which embedder version, by which digests, made it. `resize` brings images
+    to the size and channels of the network's own. One line for people.
     """
     if to.suffix not in _FORMATS:
         raise DataError(f"--to {to}: must end in {' or '.join(_FORMATS)}")
-    pixels, ids = _images(images)
     with registry.connect(params.tracking) as client:
         entry = registry.find(client, reference)
         import mlflow
 
-        bundle = mlflow.artifacts.download_artifacts(f"models:/{entry.name}/{entry.version}")
-    embedder = Embedder.load(Path(bundle) / "artifacts" / "embedder")
+        with TemporaryDirectory(prefix="nfk-embed-") as folder:
+            bundle = mlflow.artifacts.download_artifacts(f"models:/{entry.name}/{entry.version}", dst_path=folder)
+            embedder = Embedder.load(Path(bundle) / "artifacts" / "embedder")
+    height, width, channels = embedder.image_shape
+    own = Wanted((height, width), "grey" if channels == 1 else "colour")
+    pixels, ids = _images(images, own if resize else AS_IT_IS)
     with progress(f"embed ({entry.reference})") as report:
         vectors = embedder(unit(pixels), progress=report)
     _write(to, vectors, ids, dict(embedder.inputs), entry.reference)
     return f"{len(vectors):,} images x {embedder.rank} by {entry.reference} -> {to}"
 
 
-def _images(path: Path) -> tuple[np.ndarray, list[str]]:
+def _images(path: Path, wanted: Wanted) -> tuple[np.ndarray, list[str]]:
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES) if path.is_dir() else []
     if not files:
-        found = read(str(path))
+        found = read(str(path), wanted=wanted)
         return found.images, [str(row) for row in range(len(found))]
-    shape = decode(files[0].read_bytes(), where=str(files[0])).shape
-    return (np.stack([decode(file.read_bytes(), where=str(file), shape=shape) for file in files]),
+    if folders := sorted(entry.name for entry in path.iterdir() if entry.is_dir()):
+        raise DataError(f"{path}: holds {len(files):,} images beside the folder {folders[0]}; give one or the other")
+    shape = decode(files[0].read_bytes(), where=str(files[0]), wanted=wanted).shape
+    return (np.stack([decode(file.read_bytes(), where=str(file), wanted=wanted, shape=shape) for file in files]),
             [file.name for file in files])
 
 
