@@ -26,6 +26,8 @@ def deploy(name: str, *, every: float | None = None, cron: str | None = None) ->
                           "(infra/local.sh up) and set it")
     if not DEPLOYMENTS.exists():
         raise DeployError(f"{DEPLOYMENTS}: no such file; run from the project's folder")
+    if every is not None and cron is not None:
+        raise DeployError("--every and --cron are two schedules; give one")
     if every is not None and every < 1:
         raise DeployError(f"--every {every:g} must be at least 1 second")
     flow = _FLOWS.get(name.partition("-")[0])

@@ -113,6 +113,10 @@ class RegistryParams(Section):
         0.0, description="how much better than the champion's a candidate's accuracy must be")
 
 
+_FOLLOWED = ("seed", "data", "theta", "statistics", "svd", "embed", "evaluate", "report")
+"""What stages of dvc.yaml depend on: DVC wants it written out."""
+
+
 class Params(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataParams = DataParams()
@@ -175,7 +179,11 @@ def load(path: Path | str = PARAMS_FILE) -> Params:
         raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ParamsError(f"{path}: expected sections, found {type(content).__name__}")
-    return parse(content, source=str(path))
+    checked = parse(content, source=str(path))
+    if absent := next((name for name in _FOLLOWED if name not in content), None):
+        raise ParamsError(f"{path}: {absent}: missing, and DVC follows it; add {absent}: "
+                          f"{json.dumps(checked.model_dump(mode='json')[absent])}")
+    return checked
 
 
 def parse(content: dict[str, Any], source: str = "params") -> Params:

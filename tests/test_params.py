@@ -52,7 +52,12 @@ def test_each_fault_has_its_own_line():
 
 def test_files(tmp_path):
     file = tmp_path / "params.yaml"
-    file.write_text("families: {gan: {model: dcgan}}\nsvd: {damping: 1e-3, rank: 8}\n")
+    others = "seed: 0\n" + "".join(f"{name}: {{}}\n" for name in ("data", "theta", "statistics", "embed", "evaluate"))
+    written = f"families: {{gan: {{model: dcgan}}}}\nsvd: {{damping: 1e-3, rank: 8}}\n{others}"
+    file.write_text(written)
+    with pytest.raises(params.ParamsError, match=r'report: missing, and DVC follows it; add report: \{"title":'):
+        params.load(file)
+    file.write_text(f"{written}report: {{}}\n")
     assert params.load(file).svd.rank == 8
     assert params.load(file).svd.damping == 1e-3  # YAML 1.2, as DVC reads it
     file.write_text("svd: {}\nsvd: {}\n")
