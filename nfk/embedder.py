@@ -4,7 +4,7 @@
     embedder.zarr                                 mean score, diagonal, right factor, singular values
 
 No pickle, nothing outside the folder but, for a network of a user's own, the module it names, which must be importable,
-unchanged, where the embedder is loaded. It is what the registry keeps as an embedder.
+unchanged, where the embedder is loaded; a registered one brings it along. It is what the registry keeps as an embedder.
 """
 
 from __future__ import annotations

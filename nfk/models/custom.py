@@ -142,6 +142,17 @@ def source_digest(name: str) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()
 
 
+def source_tree(name: str) -> Path:
+    """What must be importable where the network is to be used: the folder of the outermost package of
+    "package.module:function", or the file of a module that lies in none."""
+    module = _module(name.partition(":")[0])
+    outermost = _module(module.__name__.partition(".")[0])
+    file = getattr(outermost, "__file__", None)
+    if file is None:  # a package without __init__.py
+        return Path(next(iter(outermost.__path__)))
+    return Path(file).parent if hasattr(outermost, "__path__") else Path(file)
+
+
 def _module(name: str) -> ModuleType:
     here = str(Path.cwd())
     if here not in sys.path:

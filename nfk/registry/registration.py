@@ -40,6 +40,8 @@ class Content:
     tags: Mapping[str, str]
     """lineage and digests, on both versions"""
     embeddings_tags: Mapping[str, str]
+    code: tuple[Path, ...]
+    """packages and modules of the user's own that the network needs"""
     files: tuple[Path, ...]
     """dvc.lock and params.yaml: what makes it again"""
 
@@ -77,7 +79,8 @@ def register(client: MlflowClient, content: Content, experiment: str) -> tuple[E
             logged = mlflow.pyfunc.log_model(
                 name="embedder", python_model=str(package / "serving.py"),
                 artifacts={"embedder": str(content.embedder)}, signature=signature, input_example=content.examples,
-                code_paths=[str(package)], pip_requirements=[f"{name}=={version(name)}" for name in _REQUIRED],
+                code_paths=[str(package), *map(str, content.code)],
+                pip_requirements=[f"{name}=={version(name)}" for name in _REQUIRED],
                 registered_model_name=pair.embedder)
     embedder = str(logged.registered_model_version)
     for key, value in content.tags.items():

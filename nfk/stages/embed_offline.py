@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -35,13 +36,14 @@ def run(params: Params, reference: str, images: Path, to: Path, *, resize: bool 
         import mlflow
 
         with TemporaryDirectory(prefix="nfk-embed-") as folder:
-            bundle = mlflow.artifacts.download_artifacts(f"models:/{entry.name}/{entry.version}", dst_path=folder)
-            embedder = Embedder.load(Path(bundle) / "artifacts" / "embedder")
-    height, width, channels = embedder.image_shape
-    own = Wanted((height, width), "grey" if channels == 1 else "colour")
-    pixels, ids = _images(images, own if resize else AS_IT_IS)
-    with progress(f"embed ({entry.reference})") as report:
-        vectors = embedder(unit(pixels), progress=report)
+            bundle = Path(mlflow.artifacts.download_artifacts(f"models:/{entry.name}/{entry.version}", dst_path=folder))
+            sys.path.append(str(bundle / "code"))  # a network of a user's own is found there, if not here
+            embedder = Embedder.load(bundle / "artifacts" / "embedder")
+            height, width, channels = embedder.image_shape
+            own = Wanted((height, width), "grey" if channels == 1 else "colour")
+            pixels, ids = _images(images, own if resize else AS_IT_IS)
+            with progress(f"embed ({entry.reference})") as report:
+                vectors = embedder(unit(pixels), progress=report)
     _write(to, vectors, ids, dict(embedder.inputs), entry.reference)
     return f"{len(vectors):,} images x {embedder.rank} by {entry.reference} -> {to}"
 

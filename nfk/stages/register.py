@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 
 from nfk import embedder, registry, store, tracking
+from nfk.models.custom import source_tree
 from nfk.params import PARAMS_FILE, Params, ThetaParams
 from nfk.registry.registration import Content, register
 from nfk.stages import images, network, workspace
@@ -55,6 +56,7 @@ def run(params: Params, family: str) -> tuple[registry.Entry, registry.Entry]:
                 "digest": embeddings.digest, "k": str(rank), "scaling": embeddings.attributes["scaling"],
                 "explained_variance": repr(float(factors["explained_variance"][-1])),
                 **{f"images.{split}": str(embeddings[split].shape[0]) for split in SPLITS}},
+            code=(source_tree(net.card["model"]),) if ":" in net.card["model"] else (),
             files=tuple(file for file in (tracking.LOCK_FILE, PARAMS_FILE) if file.exists())),
             params.tracking.experiment)
 

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import importlib
 import json
+import shutil
+import subprocess
 import sys
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from nfk import NeuralFisherKernel, store
 from nfk.models.checkpoint import ModelError, load
 from nfk.models.custom import CustomError
 from nfk.params import ParamsError
-from nfk.stages import images, network
+from nfk.stages import images, network, register
 from nfk.stages.workspace import model_folder
 
 SOURCE = '''
@@ -180,6 +184,30 @@ def test_weights_that_are_others_at_each_call_are_refused(workspace, module):
     workspace.run(chosen, "mine", "pretrain")
     with pytest.raises(CustomError, match=r"my_nets.dense:drifting gives other weights than those kept"):
         workspace.run(chosen, "mine", "statistics")
+
+
+def test_a_registered_embedder_brings_its_module_along(workspace, module, tmp_path, monkeypatch):
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    address = f"sqlite:///{tmp_path}/mlflow.db"
+    chosen = workspace.params({"mine": {"model": "my_nets.dense:build", "options": {"width": 4}}},
+                              tracking={"uri": address})
+    workspace.run(chosen, "mine", "pretrain", "statistics", "svd", "embed")
+    judged = {"features": {"nfk-4": {"logistic": {"accuracy": 0.5, "validation_accuracy": 0.5}}}}
+    (tmp_path / "evaluation/mine").mkdir(parents=True)
+    (tmp_path / "evaluation/mine/metrics.json").write_text(json.dumps(judged))
+    embedder, _ = register.run(chosen, "mine")
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "images").mkdir(parents=True)
+    pixels, expected = store.read("data/digits.zarr")["images"][:3], store.read("embeddings/mine.zarr")["train"][:3]
+    for row, image in enumerate(pixels):
+        Image.fromarray(image[..., 0]).save(elsewhere / f"images/{row}.png")
+    (elsewhere / "params.yaml").write_text(json.dumps(chosen.model_dump(mode="json")))
+    shutil.rmtree(module.parent)
+    done = subprocess.run([sys.executable, "-m", "nfk", "embed", "--model", embedder.reference, "images"],
+                          cwd=elsewhere, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = np.array(pq.read_table(elsewhere / "embeddings.parquet")["embedding"].to_pylist())
+    assert found == pytest.approx(expected, abs=1e-5 * float(np.abs(expected).max()))
 
 
 @pytest.mark.parametrize(("model", "message"), [
