@@ -9,9 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
+
+import psutil
 
 TERMINATION_SECONDS = 5.0  # from the request to end to the kill
 
@@ -45,6 +47,16 @@ def stage_environment(more: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with `more`, in which stages find `nfk` and speak line by line."""
     search_path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
     return os.environ | {"PATH": search_path, "PYTHONUNBUFFERED": "1"} | more
+
+
+def end_processes(processes: Sequence[psutil.Process]) -> None:
+    """Ask processes that this one did not start to end, then kill what is left of them."""
+    for action in ("terminate", "kill"):
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                getattr(process, action)()
+        if not psutil.wait_procs(processes, timeout=TERMINATION_SECONDS)[1]:
+            return
 
 
 @contextmanager
