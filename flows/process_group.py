@@ -26,15 +26,16 @@ class Ended(NamedTuple):
 
 def run_streamed(
     command: Sequence[str], say: Callable[[str], None], *, seconds: float, environment: Mapping[str, str] | None = None,
-    held: Collection[int] = (),
+    held: Collection[int] = (), folder: Path = Path(),
 ) -> Ended:
-    """Run `command`, each line it prints to `say`, for `seconds` at most.
+    """Run `command` in `folder`, each line it prints to `say`, for `seconds` at most.
 
     `held` are file descriptors it keeps open, such as the workspace lock's. However this ends, by success, error,
     time-out or cancellation, no process of the command is left.
     """
     last = ""
-    with _process_group(list(command), seconds, stage_environment(environment or {}), held) as (process, timed_out):
+    with _process_group(list(command), seconds, stage_environment(environment or {}), held,
+                        folder) as (process, timed_out):
         for line in process.stdout or ():
             if line.strip():
                 last = line.rstrip()
@@ -61,13 +62,14 @@ def end_processes(processes: Sequence[psutil.Process]) -> None:
 
 @contextmanager
 def _process_group(
-    command: list[str], seconds: float, environment: dict[str, str], held: Collection[int],
+    command: list[str], seconds: float, environment: dict[str, str], held: Collection[int], folder: Path,
 ) -> Iterator[tuple[subprocess.Popen[str], threading.Event]]:
     """A process that leads a group of its own, the whole of which ends with it, or after `seconds`, or when
     the block is left. The event tells the second from the others."""
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", env=environment, start_new_session=True, pass_fds=tuple(held))
+        errors="replace", env=environment, start_new_session=True, pass_fds=tuple(held),
+        cwd=folder)
     timed_out = threading.Event()
 
     def watch() -> None:

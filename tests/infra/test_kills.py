@@ -23,14 +23,10 @@ import psutil
 import pytest
 
 from nfk import store
-from tests.pipeline.conftest import SMALL, Workspace, clone, project  # noqa: F401 - fixtures
+from tests.pipeline.conftest import TINY, Workspace, clone, project  # noqa: F401 - fixtures
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-PARAMS = "\n".join(line for line in SMALL.splitlines() if not line.startswith(("  gan:", "  vae:", "evaluate:"))) + """
-evaluate:
-  {ranks: [4], labels: [20], draws: 1, strengths: [1.0], neighbours: [1], spectrum_examples: 20, initialisations: 2}
-"""
 STAGES = {"data", "baselines", "report"} | {
     f"{stage}@classifier" for stage in ("pretrain", "statistics", "svd", "embed", "evaluate")}
 
@@ -97,7 +93,7 @@ def servers(clone: Workspace, tmp_path_factory: pytest.TempPathFactory) -> Itera
         "PREFECT_API_URL": f"http://127.0.0.1:{ports['prefect']}/api", "PREFECT_HOME": str(folder / "prefect"),
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "DO_NOT_TRACK": "true"}
-    clone.write_params(PARAMS)
+    clone.write_params(TINY)
     host = ["--host", "127.0.0.1", "--port"]
     made = Servers(
         clone,
@@ -217,7 +213,7 @@ def deployed(servers: Servers, untold: subprocess.CompletedProcess[str]) -> Serv
 
 def test_a_flow_outlives_its_prefect_server(deployed: Servers) -> None:
     """Killed between two stages and started again: the same process goes on, no stage is run twice."""
-    deployed.clone.write_params(PARAMS.replace("A small case", "Another title"))
+    deployed.clone.write_params(TINY.replace("A small case", "Another title"))
     run_id = start_deployment(deployed)
     wait_until(lambda: "Stage 'statistics@classifier' didn't change" in deployed.worker.said(), deployed.worker)
     deployed.prefect.kill()
@@ -231,7 +227,7 @@ def test_a_flow_outlives_its_prefect_server(deployed: Servers) -> None:
 def test_a_run_killed_with_its_worker_in_svd_goes_on_from_its_blocks(deployed: Servers) -> None:
     """SIGKILL for all of it, as a power cut: the worker, started again, takes the run up under its id."""
     clone = deployed.clone  # noqa: F811
-    clone.write_params(PARAMS.replace("rank: 12", "rank: 11"))
+    clone.write_params(TINY.replace("rank: 12", "rank: 11"))
     before = len(deployed.worker.said().encode())
     run_id = start_deployment(deployed)
     scratch = clone.folder / ".nfk/scratch"
