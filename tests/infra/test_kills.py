@@ -148,11 +148,14 @@ def stage_runs(servers: Servers, **parent_tags: str) -> tuple[list, list]:
 def untold(servers: Servers) -> subprocess.CompletedProcess[str]:
     """A run of the whole pipeline in which MLflow is killed once statistics has begun."""
     clone = servers.clone  # noqa: F811
-    process = subprocess.Popen([sys.executable, "-m", "flows.pipeline"], cwd=clone.folder, env=clone.environment,
-                               text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    wait_until((clone.folder / "statistics").exists, servers.prefect)
-    servers.mlflow.kill()
-    said, _ = process.communicate(timeout=600)
+    with subprocess.Popen([sys.executable, "-m", "flows.pipeline"], cwd=clone.folder, env=clone.environment, text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
+        try:
+            wait_until(lambda: (clone.folder / "statistics").exists() or process.poll() is not None, servers.prefect)
+            servers.mlflow.kill()
+            said, _ = process.communicate(timeout=600)
+        finally:
+            process.kill()
     return subprocess.CompletedProcess([], process.returncode, said)
 
 

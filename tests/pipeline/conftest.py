@@ -27,7 +27,7 @@ report: {title: A small case}
 # one family, and the shortest evaluation: for what is done around the stages
 TINY = "\n".join(line for line in SMALL.splitlines() if not line.startswith(("  gan:", "  vae:", "evaluate:"))) + """
 evaluate:
-  {ranks: [4], labels: [20], draws: 1, strengths: [1.0], neighbours: [1], spectrum_examples: 20, initialisations: 2}
+  {ranks: [4], labels: [20], draws: 2, strengths: [1.0], neighbours: [1], spectrum_examples: 20, initialisations: 2}
 """
 
 
