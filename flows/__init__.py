@@ -10,3 +10,5 @@ import os
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "true")
+# A server that is away for minutes, as while it is restarted, ends no run: 2 + 4 + ... + 256 s of tries
+os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from flows.dvc_stage import StageFailed, run_stage
 from flows.plain_failures import WithoutTraceback
-from flows.results import publish_lineage, publish_metrics
+from flows.results import publish_figures, publish_lineage, publish_metrics
 from flows.stage_order import stage_order
 from nfk import params as parameters
 from nfk import tracking
@@ -64,6 +64,7 @@ def pipeline(options: PipelineOptions = PipelineOptions()) -> None:  # noqa: B00
                 task(stage, force=options.force or stage in options.always, seconds=options.stage_seconds, held=(lock,),
                      environment={tracking.ENVIRONMENT_VARIABLE: pipeline_run})
             publish_metrics()
+            publish_figures()
             publish_lineage(pipeline_run, stages)
             status = "FINISHED"
         except Exception:

@@ -9,9 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
+
+import psutil
 
 TERMINATION_SECONDS = 5.0  # from the request to end to the kill
 
@@ -24,15 +26,16 @@ class Ended(NamedTuple):
 
 def run_streamed(
     command: Sequence[str], say: Callable[[str], None], *, seconds: float, environment: Mapping[str, str] | None = None,
-    held: Collection[int] = (),
+    held: Collection[int] = (), folder: Path = Path(),
 ) -> Ended:
-    """Run `command`, each line it prints to `say`, for `seconds` at most.
+    """Run `command` in `folder`, each line it prints to `say`, for `seconds` at most.
 
     `held` are file descriptors it keeps open, such as the workspace lock's. However this ends, by success, error,
     time-out or cancellation, no process of the command is left.
     """
     last = ""
-    with _process_group(list(command), seconds, stage_environment(environment or {}), held) as (process, timed_out):
+    with _process_group(list(command), seconds, stage_environment(environment or {}), held,
+                        folder) as (process, timed_out):
         for line in process.stdout or ():
             if line.strip():
                 last = line.rstrip()
@@ -47,15 +50,26 @@ def stage_environment(more: Mapping[str, str]) -> dict[str, str]:
     return os.environ | {"PATH": search_path, "PYTHONUNBUFFERED": "1"} | more
 
 
+def end_processes(processes: Sequence[psutil.Process]) -> None:
+    """Ask processes that this one did not start to end, then kill what is left of them."""
+    for action in ("terminate", "kill"):
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                getattr(process, action)()
+        if not psutil.wait_procs(processes, timeout=TERMINATION_SECONDS)[1]:
+            return
+
+
 @contextmanager
 def _process_group(
-    command: list[str], seconds: float, environment: dict[str, str], held: Collection[int],
+    command: list[str], seconds: float, environment: dict[str, str], held: Collection[int], folder: Path,
 ) -> Iterator[tuple[subprocess.Popen[str], threading.Event]]:
     """A process that leads a group of its own, the whole of which ends with it, or after `seconds`, or when
     the block is left. The event tells the second from the others."""
     process = subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", env=environment, start_new_session=True, pass_fds=tuple(held))
+        errors="replace", env=environment, start_new_session=True, pass_fds=tuple(held),
+        cwd=folder)
     timed_out = threading.Event()
 
     def watch() -> None:

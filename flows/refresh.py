@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Collection
 from typing import Annotated
 
 import typer
@@ -23,7 +24,7 @@ from flows.pipeline import FAILED, REFUSED, PipelineOptions, pipeline
 from flows.plain_failures import WithoutTraceback
 from flows.process_group import run_streamed
 from nfk import params as parameters
-from nfk.workspace_lock import WorkspaceBusy
+from nfk.workspace_lock import WorkspaceBusy, workspace_lock
 
 _STEP_SECONDS = 3600.0
 
@@ -52,32 +53,41 @@ def refresh(options: RefreshOptions = RefreshOptions()) -> None:  # noqa: B008 -
     """Everything up to date from the data on, registered and judged; the first step that fails ends the run."""
     params = parameters.load()
     asked = options.model_dump(include=set(PipelineOptions.model_fields))
-    pipeline(PipelineOptions(**asked | {"always": ("data", *options.always)}))
+    # held to the end: what is registered and pushed is what this run's stages made
+    with workspace_lock() as lock:
+        pipeline(PipelineOptions(**asked | {"always": ("data", *options.always)}))
+        _publish(options, options.families or tuple(params.families), lock)
+
+
+def _publish(options: RefreshOptions, families: Collection[str], lock: int) -> None:
+    """Register and judge each family's candidate, then push what was made."""
+    def step(name: str, *command: str) -> str:
+        return run_step.with_options(task_run_name=name)(list(command), held=(lock,))
+
     rows = []
-    for family in options.families or tuple(params.families):
-        run_step.with_options(task_run_name=f"register {family}")(["nfk", "registry", "register", family])
+    for family in families:
+        step(f"register {family}", "nfk", "registry", "register", family)
         verdict = "registered"
         if options.promote:
-            verdict = run_step.with_options(task_run_name=f"promote {family}")(
-                ["nfk", "registry", "promote", f"nfk-{family}-embedder@candidate", "--or-keep"])
+            verdict = step(f"promote {family}", "nfk", "registry", "promote", f"nfk-{family}-embedder@candidate",
+                           "--or-keep")
         rows.append({"family": family, "verdict": verdict})
     create_table_artifact(key="nfk-registry", table=rows, description="What became of each candidate")
     if options.push and _has_remote():
         # the cache before the lock: a lock must never name what nobody can pull
-        run_step.with_options(task_run_name="push")(["dvc", "push", "--quiet"])
+        step("push", "dvc", "push", "--quiet")
     if options.branch:
-        run_step.with_options(task_run_name="commit")(["git", "commit", "--quiet", "--allow-empty", "dvc.lock",
-                                                       "--message", f"refresh: {flow_run.name}"])
-        run_step.with_options(task_run_name="push lock")(["git", "push", "--quiet", "--force", "origin",
-                                                          f"HEAD:refs/heads/{options.branch}"])
+        step("commit", "git", "commit", "--quiet", "--allow-empty", "dvc.lock", "--message",
+             f"refresh: {flow_run.name}")
+        step("push lock", "git", "push", "--quiet", "--force", "origin", f"HEAD:refs/heads/{options.branch}")
 
 
 @task(cache_policy=NO_CACHE)
-def run_step(command: list[str]) -> str:
+def run_step(command: list[str], *, held: Collection[int] = ()) -> str:
     """One command, its lines in the log; the last of them. StepFailed with that line where it fails."""
     if command[0] in ("nfk", "dvc"):
         command = [sys.executable, "-m", *command]
-    ended = run_streamed(command, get_run_logger().info, seconds=_STEP_SECONDS)
+    ended = run_streamed(command, get_run_logger().info, seconds=_STEP_SECONDS, held=held)
     if ended.timed_out or ended.status != 0:
         why = f"took more than {_STEP_SECONDS:g} s" if ended.timed_out else ended.last_line
         raise StepFailed(f"`{' '.join(command[-4:])}` failed: {why}")

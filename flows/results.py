@@ -1,13 +1,14 @@
-"""What a pipeline run shows in Prefect: its main metrics as a table, its lineage as a page."""
+"""What a pipeline run shows in Prefect: its main metrics as a table, its main figures, its lineage as a page."""
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
 
 from nfk import tracking
 
@@ -16,6 +17,19 @@ def publish_metrics(workspace: Path = Path()) -> None:
     """The accuracy of each family's features under each probe, of what `evaluation/` holds."""
     if rows := metric_rows(workspace):
         create_table_artifact(key="nfk-metrics", table=rows, description="Test accuracy of the probes")
+
+
+def publish_figures(workspace: Path = Path()) -> None:
+    """The main figure of each family that has one: accuracy by rank. Its pixels are in the artifact itself (an
+    address of type `data:`, some 100 kB), since no browser could fetch a file of the worker's disk."""
+    for path in sorted(workspace.glob("evaluation/*/figures/accuracy.png")):
+        family = path.parents[1].name
+        create_image_artifact(key=f"nfk-accuracy-{family.replace('_', '-')}", image_url=data_address(path),
+                              description=f"Test accuracy by rank, {family}")
+
+
+def data_address(image: Path) -> str:
+    return f"data:image/png;base64,{base64.b64encode(image.read_bytes()).decode('ascii')}"
 
 
 def publish_lineage(pipeline_run: str, stages: Iterable[str], workspace: Path = Path()) -> None:

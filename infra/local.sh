@@ -97,7 +97,9 @@ AUTH
     -filer -filer.port="$(free_port)" -filer.port.grpc="$(free_port)" -master.volumeSizeLimitMB=256 -volume.max=40 \
     -s3 -s3.port="$NFK_S3_PORT" -s3.port.iceberg=0 -s3.port.lance=0 -s3.port.grpc="$(free_port)" -s3.config="$folder/s3.json"
   # the address of the database holds its password: by the environment, since arguments are for all to read
-  PREFECT_API_DATABASE_CONNECTION_URL="postgresql+asyncpg://nfk:$NFK_DATABASE_PASSWORD@127.0.0.1:$NFK_DATABASE_PORT/prefect" \
+  # leases on disk: kept in memory, a restart of the server ends the run that holds one within minutes
+  PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE=prefect.server.concurrency.lease_storage.filesystem \
+    PREFECT_API_DATABASE_CONNECTION_URL="postgresql+asyncpg://nfk:$NFK_DATABASE_PASSWORD@127.0.0.1:$NFK_DATABASE_PORT/prefect" \
     start prefect prefect server start --host 127.0.0.1 --port "$NFK_PREFECT_PORT"
   MLFLOW_BACKEND_STORE_URI="postgresql://nfk:$NFK_DATABASE_PASSWORD@127.0.0.1:$NFK_DATABASE_PORT/mlflow" \
     MLFLOW_AUTH_CONFIG_PATH="$folder/mlflow-auth.ini" \
@@ -108,7 +110,7 @@ AUTH
   await prefect 180 answers "$PREFECT_API_URL/health"
   await mlflow 180 answers "$MLFLOW_TRACKING_URI/health"
   prefect work-pool inspect nfk-process >/dev/null 2>&1 || prefect work-pool create nfk-process --type process >/dev/null
-  start worker prefect worker start --pool nfk-process --name local
+  start worker nfk worker
   echo "worker"
   echo "all up; source $folder/env"
 }

@@ -203,7 +203,15 @@ def deploy(
     """Schedule a flow on the Prefect server of PREFECT_API_URL; its worker runs in this folder."""
     from flows.deploy import deploy as make
 
-    print(f"{make(name, every=every, cron=cron)} is deployed; `prefect worker start --pool nfk-process` runs it here")
+    print(f"{make(name, every=every, cron=cron)} is deployed; `nfk worker` runs it here")
+
+
+@app.command()
+def worker() -> None:
+    """Run deployments in this folder, and take up runs that a kill or a power cut left unfinished."""
+    from flows.worker import work
+
+    work()
 
 
 @track.command("replay")

@@ -6,11 +6,13 @@ import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 import psutil
 
 LOCK_FILE = Path(".nfk/pipeline.lock")
+_held: ContextVar[dict[Path, int]] = ContextVar("held", default={})  # noqa: B039 - never changed, only replaced
 
 
 class WorkspaceBusy(ValueError):
@@ -23,8 +25,13 @@ def workspace_lock(path: Path = LOCK_FILE) -> Iterator[int]:
 
     Yields the lock's file descriptor. A child process that inherits it (`pass_fds`) holds the workspace too:
     if this process is killed, the next pipeline is refused until the stage left running has ended. The system
-    frees the lock with the last holder, so that no stale lock is possible; the file stays.
+    frees the lock with the last holder, so that no stale lock is possible; the file stays. Inside the block of a
+    holder, as in a flow that a flow calls, it is the holder's own.
     """
+    place = path.resolve()
+    if (own := _held.get().get(place)) is not None:
+        yield own
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="ascii") as lock:
         try:
@@ -35,7 +42,11 @@ def workspace_lock(path: Path = LOCK_FILE) -> Iterator[int]:
         lock.truncate(0)
         lock.write(str(os.getpid()))
         lock.flush()
-        yield lock.fileno()
+        token = _held.set({**_held.get(), place: lock.fileno()})
+        try:
+            yield lock.fileno()
+        finally:
+            _held.reset(token)
         # closed, not unlocked: unlocking would free it for the children that hold it too
 
 

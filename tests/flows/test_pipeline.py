@@ -64,7 +64,8 @@ def test_the_whole_pipeline_and_then_a_failing_stage(workspace: Path,
 
     from flows.dvc_stage import StageFailed
 
-    (workspace / "evaluation/gan").mkdir(parents=True)
+    (workspace / "evaluation/gan/figures").mkdir(parents=True)
+    (workspace / "evaluation/gan/figures/accuracy.png").write_bytes(b"a figure")
     (workspace / "evaluation/gan/metrics.json").write_text(
         '{"features": {"nfk-8": {"logistic": {"accuracy": 0.9, "standard_error": 0.01}}}}')
     run()
@@ -82,6 +83,7 @@ def test_the_whole_pipeline_and_then_a_failing_stage(workspace: Path,
         artifacts = {artifact.key: artifact.data for artifact in prefect.read_artifacts()}
     assert json.loads(artifacts["nfk-metrics"])[0]["accuracy"] == 0.9
     assert "| report | report.txt | `md5:" in artifacts["nfk-lineage"]
+    assert artifacts["nfk-accuracy-gan"] == "data:image/png;base64,YSBmaWd1cmU="
 
     (workspace / "order").write_text("fail")
     (workspace / "report.txt").unlink()

@@ -57,3 +57,11 @@ def test_a_child_that_holds_it_outlives_its_parent() -> None:
     child.communicate(b"\n")
     with workspace_lock(LOCK):
         pass
+
+
+def test_inside_the_holder_s_block_it_is_the_holder_s_own_and_stays_held_after() -> None:
+    with workspace_lock(LOCK) as outer:
+        with workspace_lock(LOCK) as inner:
+            assert inner == outer
+        child = subprocess.run([sys.executable, "-c", HOLD, str(ROOT)], capture_output=True, text=True)
+        assert "WorkspaceBusy" in child.stderr

@@ -24,6 +24,11 @@ embed: {scaling: none}
 evaluate: {ranks: [4, 12], labels: [20, 60], draws: 2, strengths: [0.1, 1.0], neighbours: [1, 5], spectrum_examples: 40}
 report: {title: A small case}
 """
+# one family, and the shortest evaluation: for what is done around the stages
+TINY = "\n".join(line for line in SMALL.splitlines() if not line.startswith(("  gan:", "  vae:", "evaluate:"))) + """
+evaluate:
+  {ranks: [4], labels: [20], draws: 2, strengths: [1.0], neighbours: [1], spectrum_examples: 20, initialisations: 2}
+"""
 
 
 class Workspace:
