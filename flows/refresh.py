@@ -18,7 +18,7 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, ValidationError
 
 from flows.pipeline import FAILED, REFUSED, PipelineOptions, pipeline
 from flows.plain_failures import WithoutTraceback
@@ -27,6 +27,16 @@ from nfk import params as parameters
 from nfk.workspace_lock import WorkspaceBusy, workspace_lock
 
 _STEP_SECONDS = 3600.0
+# a commit of HEAD with today's dvc.lock, made aside: neither the branch checked out here nor its index moves
+_PUSH_LOCK = """
+export GIT_INDEX_FILE="$(mktemp -u)"
+git read-tree HEAD && git add dvc.lock && tree="$(git write-tree)" &&
+  commit="$(git -c user.name=nfk -c user.email=nfk@localhost commit-tree "$tree" -p HEAD -m "$1")" &&
+  git push --quiet --force origin "$commit:refs/heads/$2"
+status=$?
+rm -f "$GIT_INDEX_FILE"
+exit $status
+"""
 
 
 class StepFailed(RuntimeError):
@@ -44,8 +54,8 @@ class RefreshOptions(PipelineOptions):
 
     promote: bool = Field(True, description="give each candidate its chance to become champion")
     push: bool = Field(True, description="push DVC's cache to the default remote, where there is one")
-    branch: Annotated[str, Field(pattern=r"^([\w./-]+)?$")] = Field(
-        "", description="commit dvc.lock and push it to this branch of origin, such as runs/nightly; empty: do not")
+    branch: Annotated[str, Field(pattern=r"^(runs/[\w./-]+)?$")] = Field(
+        "", description="commit dvc.lock and force it onto this branch of origin, one below runs/; empty: do not")
 
 
 @flow(name="nfk-refresh")
@@ -77,9 +87,7 @@ def _publish(options: RefreshOptions, families: Collection[str], lock: int) -> N
         # the cache before the lock: a lock must never name what nobody can pull
         step("push", "dvc", "push", "--quiet")
     if options.branch:
-        step("commit", "git", "commit", "--quiet", "--allow-empty", "dvc.lock", "--message",
-             f"refresh: {flow_run.name}")
-        step("push lock", "git", "push", "--quiet", "--force", "origin", f"HEAD:refs/heads/{options.branch}")
+        step("push lock", "sh", "-c", _PUSH_LOCK, "sh", f"refresh: {flow_run.name}", options.branch)
 
 
 @task(cache_policy=NO_CACHE)
@@ -105,12 +113,16 @@ def _main(
     family: Annotated[list[str] | None, typer.Option(help="refresh only this family; repeatable")] = None,
     promote: Annotated[bool, typer.Option(help="give each candidate its chance to become champion")] = True,
     push: Annotated[bool, typer.Option(help="push DVC's cache to the default remote")] = True,
-    branch: Annotated[str, typer.Option(help="branch of origin that gets dvc.lock")] = "",
+    branch: Annotated[str, typer.Option(help="branch of origin that gets dvc.lock, such as runs/nightly")] = "",
 ) -> None:
     """Refresh under Prefect."""
     try:
         parameters.load()
         refresh(RefreshOptions(families=tuple(family or ()), promote=promote, push=push, branch=branch))
+    except ValidationError as error:
+        fault = error.errors()[0]
+        print(f"--{fault['loc'][0]} {fault['input']!r}: {fault['msg']}", file=sys.stderr)
+        raise typer.Exit(REFUSED) from None
     except (parameters.ParamsError, WorkspaceBusy) as error:
         print(str(error), file=sys.stderr)
         raise typer.Exit(REFUSED) from None

@@ -113,10 +113,6 @@ class RegistryParams(Section):
         0.0, description="how much better than the champion's a candidate's accuracy must be")
 
 
-_FOLLOWED = ("seed", "data", "theta", "statistics", "svd", "embed", "evaluate", "report")
-"""What stages of dvc.yaml depend on: DVC wants it written out."""
-
-
 class Params(Section):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
     data: DataParams = DataParams()
@@ -180,10 +176,22 @@ def load(path: Path | str = PARAMS_FILE) -> Params:
     if not isinstance(content, dict):
         raise ParamsError(f"{path}: expected sections, found {type(content).__name__}")
     checked = parse(content, source=str(path))
-    if absent := next((name for name in _FOLLOWED if name not in content), None):
+    if absent := next((name for name in _followed(path.with_name("dvc.yaml")) if name not in content), None):
         raise ParamsError(f"{path}: {absent}: missing, and DVC follows it; add {absent}: "
                           f"{json.dumps(checked.model_dump(mode='json')[absent])}")
     return checked
+
+
+def _followed(pipeline: Path) -> list[str]:
+    """The sections that stages of dvc.yaml depend on, which DVC wants written out."""
+    from ruamel.yaml import YAML
+
+    if not pipeline.exists():
+        return []
+    stages = YAML(typ="safe", pure=True).load(pipeline.read_text(encoding="utf-8")).get("stages", {})
+    named = {key.partition(".")[0] for stage in stages.values() for key in stage.get("do", stage).get("params", [])
+             if isinstance(key, str)}
+    return [name for name in Params.model_fields if name in named]
 
 
 def parse(content: dict[str, Any], source: str = "params") -> Params:

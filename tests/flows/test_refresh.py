@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Collection
@@ -47,3 +48,38 @@ def test_the_workspace_is_held_until_the_last_candidate_is_judged(
                      ("register vae", "busy", 1), ("promote nfk-vae-embedder@candidate", "busy", 1)]
     assert (workspace / "report.txt").exists()
     assert workspace_is() == "free"
+
+
+def test_the_lock_is_pushed_aside_and_the_branch_here_does_not_move(tmp_path: Path) -> None:
+    from flows.refresh import _PUSH_LOCK
+
+    def git(*command: str) -> str:
+        return subprocess.run(("git", "-c", "user.name=t", "-c", "user.email=t@t", *command), cwd=tmp_path / "here",
+                              check=True, capture_output=True, text=True).stdout
+
+    (tmp_path / "here").mkdir()
+    git("init", "--quiet", "--bare", str(tmp_path / "origin"))
+    git("init", "--quiet")
+    git("remote", "add", "origin", str(tmp_path / "origin"))
+    for content in ("first", "second"):
+        (tmp_path / "here/dvc.lock").write_text(content)
+        if content == "first":
+            git("add", "--all")
+            git("commit", "--quiet", "--message", "start")
+    head = git("rev-parse", "HEAD")
+    for _ in range(2):  # the second night's as well
+        subprocess.run(["sh", "-c", _PUSH_LOCK, "sh", "refresh: a", "runs/nightly"], cwd=tmp_path / "here", check=True,
+                       env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)})
+    git("fetch", "--quiet", "origin")
+    assert git("show", "origin/runs/nightly:dvc.lock") == "second"
+    assert git("log", "--format=%s", "origin/runs/nightly").split("\n")[:2] == ["refresh: a", "start"]
+    assert git("rev-parse", "HEAD") == head
+    assert git("status", "--porcelain") == " M dvc.lock\n"
+
+
+@pytest.mark.parametrize("branch", ["main", "../x", "runs"])
+def test_no_branch_of_peoples_own_is_forced(branch: str) -> None:
+    done = subprocess.run([sys.executable, "-m", "flows.refresh", "--branch", branch], cwd=ROOT, capture_output=True,
+                          text=True, env=os.environ | {"PREFECT_API_URL": "http://127.0.0.1:9/api"})
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith(f"--branch {branch!r}: String should match pattern")
