@@ -109,7 +109,7 @@ def _beside_the_database(request: Request) -> str | None:
     scheme, _, path = request["uri"].partition(":///")
     if scheme != "sqlite" or not path:
         return None
-    return (Path(path).resolve().parent / "mlruns" / request["experiment"]).as_uri()
+    return str(Path(path).resolve().parent / "mlruns" / request["experiment"])
 
 
 def _send(client: MlflowClient, experiment_id: str, entry: Path) -> None:
