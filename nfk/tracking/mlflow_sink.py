@@ -61,7 +61,7 @@ def _send_all(request: Request) -> Iterator[Outcome]:
 
     try:
         client = MlflowClient(tracking_uri=request["uri"])
-        experiment_id = _retried(lambda: _experiment(client, request["experiment"]))
+        experiment_id = _retried(lambda: _experiment(client, request))
     except Exception as error:
         yield Outcome(entry=request["entries"][0], error=_explain(error))
         return
@@ -96,9 +96,20 @@ def _answers(client: MlflowClient) -> bool:
     return True
 
 
-def _experiment(client: MlflowClient, name: str) -> str:
-    found = client.get_experiment_by_name(name)
-    return client.create_experiment(name) if found is None else found.experiment_id
+def _experiment(client: MlflowClient, request: Request) -> str:
+    found = client.get_experiment_by_name(request["experiment"])
+    if found is not None:
+        return found.experiment_id
+    return client.create_experiment(request["experiment"], _beside_the_database(request))
+
+
+def _beside_the_database(request: Request) -> str | None:
+    """Where a SQLite store's figures go: MLflow would take the folder of whichever process is first, such as a
+    sweep's workspace, which may be removed. A server knows its own place."""
+    scheme, _, path = request["uri"].partition(":///")
+    if scheme != "sqlite" or not path:
+        return None
+    return str(Path(path).resolve().parent / "mlruns" / request["experiment"])
 
 
 def _send(client: MlflowClient, experiment_id: str, entry: Path) -> None:

@@ -32,6 +32,8 @@ def test_two_ranks_side_by_side_become_experiments_and_a_second_sweep_runs_nothi
     client = MlflowClient(f"sqlite:///{clone.folder / 'mlflow.db'}")
     runs = client.search_runs([client.get_experiment_by_name("nfk").experiment_id])
     assert sorted(run.data.params["svd.rank"] for run in runs if run.info.run_name == "svd@classifier") == ["4", "6"]
+    figures = str((clone.folder / "mlruns").resolve())  # not in a workspace that may be removed
+    assert all(run.info.artifact_uri.startswith(figures) for run in runs)
     again = clone.run(*command).stdout
     assert [name for name in NAMES if f"{name}: is done, skipped" in again] == NAMES
     assert "Running stage" not in again
