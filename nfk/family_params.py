@@ -55,7 +55,22 @@ class ResnetGanParams(FamilyParams):
     penalty: Annotated[float, Field(ge=0)] = 0.0
 
 
-class ConvVaeParams(FamilyParams):
+class VaeParams(FamilyParams):
+    """A VAE's potential: its bound at the posterior mean (`noises` 0), or the mean of it over so many noises, the same
+    ones for all images; `importance`: the importance-weighted bound of these noises."""
+
+    noises: Annotated[int, Field(ge=0, le=1000)] = 0
+    importance: bool = False
+
+    @model_validator(mode="after")
+    def _noises_to_weigh(self) -> VaeParams:
+        if self.importance and not self.noises:
+            raise ValueError("importance=True needs noises to weigh and has noises=0; raise noises, or set "
+                             "importance to false")
+        return self
+
+
+class ConvVaeParams(VaeParams):
     """Convolutional VAE: two stride-2 convolutions of width and 2 width channels, one hidden dense layer."""
 
     model: Literal["conv_vae"] = "conv_vae"
