@@ -86,6 +86,38 @@ class LikelihoodParams(FamilyParams):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
 
 
+Blocks = Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=12)]
+"""Numbers of blocks at each resolution, full size first."""
+
+
+class VdvaeParams(VaeParams, LikelihoodParams):
+    """Hierarchical VAE (Child 2020): `encoder` bottom-up and `decoder` top-down blocks of `width` channels at each
+    resolution: full size, half, quarter, ..., and last 1x1; the blocks' 3x3 convolutions have `middle` channels, every
+    top-down block draws `latent` channels of latents; every pixel a mixture of `mixtures` discretised logistics.
+
+    Child's network for 32x32 colour images is width 384, middle 96, latent 16, mixtures 10, encoder [12, 7, 7, 4, 3],
+    decoder [22, 11, 6, 3, 1], with MILLION parameters.
+    """
+
+    model: Literal["vdvae"] = "vdvae"
+    width: Annotated[int, Field(ge=1, le=1024)] = 32
+    middle: Annotated[int, Field(ge=1, le=1024)] = 8
+    latent: PositiveInt = 4
+    encoder: Blocks = (1, 1, 1, 1)
+    decoder: Blocks = (1, 2, 2, 1)
+    mixtures: PositiveInt = 5
+    batch: Annotated[int, Field(ge=2, le=65536)] = 32
+    learning_rate: Rate = 3e-3
+    epochs: PositiveInt = 12
+
+    @model_validator(mode="after")
+    def _same_resolutions(self) -> VdvaeParams:
+        if len(self.encoder) != len(self.decoder):
+            raise ValueError(f"encoder has {len(self.encoder)} resolutions and decoder {len(self.decoder)}; give both "
+                             "as many numbers")
+        return self
+
+
 class FlowParams(LikelihoodParams):
     """Normalizing flow: at each of `levels` scales a squeeze and `steps` affine couplings between 1x1 convolutions,
     conditioned by convolutions of `width` channels (RealNVP, Glow). 29,856 parameters on grey images."""
@@ -190,6 +222,7 @@ Shipped = Annotated[
     DcganParams
     | ResnetGanParams
     | ConvVaeParams
+    | VdvaeParams
     | FlowParams
     | PixelCnnParams
     | EdmParams
