@@ -14,7 +14,7 @@ from nfk.models.fixed_noise import fixed_noise
 from nfk.params import ParamsError, parse
 from tests.models.small_networks import examples, key
 
-NAMES = ["conv_vae"]
+NAMES = ["conv_vae", "vdvae"]
 every_vae = pytest.mark.parametrize("name", NAMES)
 
 
