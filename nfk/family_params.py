@@ -95,8 +95,8 @@ class VdvaeParams(VaeParams, LikelihoodParams):
     resolution: full size, half, quarter, ..., and last 1x1; the blocks' 3x3 convolutions have `middle` channels, every
     top-down block draws `latent` channels of latents; every pixel a mixture of `mixtures` discretised logistics.
 
-    Child's network for 32x32 colour images is width 384, middle 96, latent 16, mixtures 10, encoder [12, 7, 7, 4, 3],
-    decoder [22, 11, 6, 3, 1], with MILLION parameters.
+    Child's network for 32x32 colour images is about width 384, middle 96, latent 16, mixtures 10, encoder
+    [12, 7, 7, 4, 3], decoder [22, 11, 6, 3, 1]: 39,145,700 parameters. The default has 69,215 on 28x28 grey ones.
     """
 
     model: Literal["vdvae"] = "vdvae"
@@ -108,7 +108,7 @@ class VdvaeParams(VaeParams, LikelihoodParams):
     mixtures: PositiveInt = 5
     batch: Annotated[int, Field(ge=2, le=65536)] = 32
     learning_rate: Rate = 3e-3
-    epochs: PositiveInt = 12
+    epochs: PositiveInt = 5
 
     @model_validator(mode="after")
     def _same_resolutions(self) -> VdvaeParams:
