@@ -276,8 +276,8 @@ class _Network:
     def initial(self, key: Key[Array, ""]) -> PyTree:
         encoder_key, decoder_key = jax.random.split(key)
         (rows, columns), channels = self.sides[0], self.image_shape[2]
-        (seen, _), encoder = self.encoder.init_with_output(encoder_key, jnp.zeros((2, rows, columns, channels)))
-        decoder = self.decoder.init(decoder_key, seen, jnp.zeros((2, self.latents)))
+        (seen, _), encoder = self.encoder.init_with_output(encoder_key, jnp.zeros((2, rows, columns, channels), jnp.float32))
+        decoder = self.decoder.init(decoder_key, seen, jnp.zeros((2, self.latents), jnp.float32))
         return {"encoder": encoder["params"], "decoder": decoder["params"]}
 
     def bound(
