@@ -275,8 +275,8 @@ class _Network:
     @partial(jax.jit, static_argnums=0)
     def initial(self, key: Key[Array, ""]) -> PyTree:
         encoder_key, decoder_key = jax.random.split(key)
-        (rows, columns), channels = self.sides[0], self.image_shape[2]
-        (seen, _), encoder = self.encoder.init_with_output(encoder_key, jnp.zeros((2, rows, columns, channels), jnp.float32))
+        image = jnp.zeros((2, *self.sides[0], self.image_shape[2]), jnp.float32)
+        (seen, _), encoder = self.encoder.init_with_output(encoder_key, image)
         decoder = self.decoder.init(decoder_key, seen, jnp.zeros((2, self.latents), jnp.float32))
         return {"encoder": encoder["params"], "decoder": decoder["params"]}
 

@@ -1,5 +1,7 @@
 """The hierarchical VAE: its layers' divergences, its bound solved by hand, its sizes, what training gains."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,7 @@ from nfk.family_params import VdvaeParams
 from nfk.models.exact_likelihood import bits_per_dimension, independent_pixels_log_likelihood
 from nfk.models.families import initial
 from nfk.models.logistic_mixture import log_probability, mixture
-from nfk.models.vdvae import Bottleneck, Normal, appraise, kl_divergence, log_ratio, resolutions
+from nfk.models.vdvae import Bottleneck, Normal, _draw, appraise, kl_divergence, log_ratio, resolutions
 from nfk.params import ParamsError, parse
 from nfk.training import TrainingError
 from tests.models.small_networks import examples, key, squares, start
@@ -96,16 +98,19 @@ def test_resolutions_are_halves_and_last_one_pixel(shape, count, expected):
 
 
 def test_sides_that_are_no_multiples_are_framed_and_cropped():
-    shape = (5, 7, 3)
-    model = initial(VdvaeParams(width=4, middle=2, latent=1, mixtures=2, encoder=(1, 1, 1), decoder=(1, 1, 1)), shape, 4,
-                    key(0))
-    assert model.network.latents == 6 * 8 + 3 * 4 + 1
-    x = jnp.asarray(np.random.default_rng(0).uniform(size=(1, *shape)), jnp.float32)
-    (bound, hidden) = jax.jit(lambda x: model.network.bound(model.params, x, None))(x)
-    assert hidden["encoder_0_0"].shape == hidden["decoder_0_0"].shape == (1, 6, 8, 4)
-    # the frame has no part in the likelihood: no more than 8 bits and the scale's bound a number of the image itself
-    assert -5 * 7 * 3 * 8 < bound.log_likelihood[0] < 0
-    assert model.sample(key(1), 3).shape == (3, *shape)
+    """By mid-grey: a larger image with such a frame is seen alike, and only its likelihood counts the frame."""
+    config = VdvaeParams(width=4, middle=2, latent=1, mixtures=2, encoder=(1, 1, 1), decoder=(1, 1, 1))
+    model = initial(config, (5, 7, 3), 4, key(0))
+    larger = replace(model, image_shape=(6, 8, 3)).network
+    assert model.network.latents == larger.latents == 6 * 8 + 3 * 4 + 1
+    x = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 5, 7, 3)), jnp.float32)
+    framed = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)), constant_values=0.5)
+    both = jax.jit(lambda x, framed: (model.network.bound(model.params, x, None)[0],
+                                      larger.bound(model.params, framed, None)[0]))
+    inside, whole = both(x, framed)
+    np.testing.assert_allclose(inside.kl, whole.kl, rtol=1e-5)
+    assert (inside.log_likelihood > whole.log_likelihood + 1).all()
+    assert jax.eval_shape(lambda k: _draw(model.network, model.params, k), key(1)).shape == (256, 5, 7, 3)
 
 
 def test_kernels_are_of_one_pixel_where_larger_ones_would_see_the_frame():
