@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -17,12 +16,9 @@ from jaxtyping import Array, Float, Int32, Key, PyTree, UInt8
 from nfk.checkpoint import Checkpoint
 from nfk.family_params import ConvVaeParams
 from nfk.models.convolution import Conv, DoublingConvolution
-from nfk.models.image_model import ImageModel
 from nfk.models.likelihood import fit
+from nfk.models.vae import Bound, Hidden, Vae
 from nfk.training import Check, Progress, Trained, at_least, require_images, unit_range
-
-Variables = dict[str, Any]
-Hidden = dict[str, Float[Array, "b ..."]]
 
 _CHUNK = 256
 
@@ -79,6 +75,14 @@ def kl_divergence(mean: Float[Array, "b z"], log_variance: Float[Array, "b z"]) 
     return 0.5 * (mean**2 + jnp.exp(log_variance) - log_variance - 1).sum(axis=1)
 
 
+def log_ratio(
+    mean: Float[Array, "b z"], log_variance: Float[Array, "b z"], noise: Float[Array, "b z"]
+) -> Float[Array, " b"]:
+    """log N(z; 0, I) - log N(z; mean, diag(exp(log_variance))) at z = mean + exp(log_variance / 2) noise, in nats."""
+    z = mean + jnp.exp(log_variance / 2) * noise
+    return 0.5 * (noise**2 + log_variance - z**2).sum(axis=1)
+
+
 def log_likelihood(
     x: Float[Array, "b h w c"], logits: Float[Array, "b h w c"], log_scale: Float[Array, ""] | None
 ) -> Float[Array, " b"]:
@@ -93,47 +97,20 @@ def log_likelihood(
     return terms.sum(axis=(1, 2, 3))
 
 
-class Elbo(NamedTuple):
-    """log p(x) >= log_likelihood - kl, each in nats an image."""
-
-    log_likelihood: Float[Array, " b"]
-    kl: Float[Array, " b"]
-
-
 @dataclass(frozen=True)
-class ConvVae(ImageModel):
-    """A convolutional VAE as a `nfk.models.protocol.TrainedModel`: theta is encoder and decoder,
-    s(x) = log p(x | z = mean(x)) - KL(q(z | x) || p(z)), the ELBO at the posterior mean, without noise."""
+class ConvVae(Vae):
+    """A convolutional VAE with the prior N(0, I)."""
 
     config: ConvVaeParams
-
-    @classmethod
-    def initial(
-        cls, config: ConvVaeParams, image_shape: tuple[int, int, int], classes: int, key: Key[Array, ""]
-    ) -> ConvVae:
-        """The untrained network."""
-        return cls(config, image_shape, classes, {"params": _Network(config, image_shape).initial(key)})
-
-    def log_density(self, params: PyTree, x: Float[Array, "h w c"], key: Key[Array, ""]) -> Float[Array, ""]:
-        """s(x; theta) in nats; the key is not used."""
-        del key
-        x = x[None].astype(jax.tree.leaves(params)[0].dtype)
-        bound, _ = self._network.elbo(params, x, noise=None)
-        return (bound.log_likelihood - bound.kl)[0]
-
-    def activations(self, x: Float[Array, "b h w c"]) -> Hidden:
-        """Every layer's output after its ReLU, encoder to decoder; the decoder's at the posterior mean."""
-        _, hidden = self._network.elbo(self.params, x, noise=None)
-        return hidden
 
     def sample(self, key: Key[Array, ""], count: int) -> Float[np.ndarray, "n h w c"]:
         """The decoder's mean of z ~ N(0, I)."""
         latents = jax.random.normal(key, (-(-count // _CHUNK), _CHUNK, self.config.latent))
-        chunks = [np.asarray(_decode_means(self._network, self.params, z)) for z in latents]
+        chunks = [np.asarray(_decode_means(self.network, self.params, z)) for z in latents]
         return np.concatenate(chunks)[:count]
 
     @property
-    def _network(self) -> _Network:
+    def network(self) -> _Network:
         return _Network(self.config, self.image_shape)
 
     def train(
@@ -152,7 +129,7 @@ class ConvVae(ImageModel):
         require_images(images, labels, self.image_shape, self.classes, self.config.batch)
         config = self.config
         params, history = fit(
-            self._network, self.params, images, labels, validation[0], batch=config.batch, epochs=config.epochs,
+            self.network, self.params, images, labels, validation[0], batch=config.batch, epochs=config.epochs,
             learning_rate=config.learning_rate, key=key, progress=progress, checkpoint=checkpoint)
         metrics = {name: values[-1] for name, values in history.items()}
         return Trained(replace(self, variables={"params": params}), history, metrics,
@@ -161,10 +138,14 @@ class ConvVae(ImageModel):
 
 @dataclass(frozen=True)
 class _Network:
-    """The two modules as one function of theta: a `nfk.models.likelihood.Objective`."""
+    """The two modules as one function of theta: a `nfk.models.vae.Network`."""
 
     config: ConvVaeParams
     image_shape: tuple[int, int, int]
+
+    @property
+    def latents(self) -> int:
+        return self.config.latent
 
     @property
     def encoder(self) -> Encoder:
@@ -180,23 +161,23 @@ class _Network:
         return {"encoder": self.encoder.init(encoder_key, jnp.zeros((1, *self.image_shape)))["params"],
                 "decoder": self.decoder.init(decoder_key, jnp.zeros((1, self.config.latent)))["params"]}
 
-    def elbo(
+    def bound(
         self, params: PyTree, x: Float[Array, "b h w c"], noise: Float[Array, "b z"] | None
-    ) -> tuple[Elbo, Hidden]:
-        """The bound's terms at z = mean + exp(log variance / 2) noise, z = mean without noise."""
+    ) -> tuple[Bound, Hidden]:
         mean, log_variance, encoded = self.encoder.apply({"params": params["encoder"]}, x)
         z = mean if noise is None else mean + jnp.exp(log_variance / 2) * noise
         logits, log_scale, decoded = self.decoder.apply({"params": params["decoder"]}, z)
-        bound = Elbo(log_likelihood(x, logits, log_scale), kl_divergence(mean, log_variance))
+        ratio = log_ratio(mean, log_variance, jnp.zeros_like(z) if noise is None else noise)
+        bound = Bound(log_likelihood(x, logits, log_scale), kl_divergence(mean, log_variance), ratio)
         return bound, encoded | decoded
 
     def terms(
         self, params: PyTree, images: UInt8[Array, "b h w c"], key: Key[Array, ""]
     ) -> dict[str, Float[Array, " b"]]:
-        """The ELBO with one noise an image, and its KL term."""
-        noise = jax.random.normal(key, (len(images), self.config.latent))
-        bound, _ = self.elbo(params, unit_range(images), noise)
-        return {"elbo": bound.log_likelihood - bound.kl, "kl": bound.kl}
+        """The ELBO with one noise an image, its KL term in closed form, and that term."""
+        noise = jax.random.normal(key, (len(images), self.latents))
+        bound, _ = self.bound(params, unit_range(images), noise)
+        return {"elbo": bound.elbo, "kl": bound.kl}
 
 
 @partial(jax.jit, static_argnums=0)

@@ -14,11 +14,11 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int32, Key, PyTree, UInt8
-from scipy.special import ndtri
+from jaxtyping import Array, Float, Int32, Key, PyTree, UInt8
 
 from nfk.checkpoint import Checkpoint
 from nfk.family_params import EdmParams
+from nfk.models.fixed_noise import fixed_noise
 from nfk.models.gan import mean_distance
 from nfk.models.image_model import ImageModel
 from nfk.models.likelihood import fit
@@ -55,13 +55,6 @@ def potential_grid(
     sigmas = np.exp(math.log(low) + width * (np.arange(levels) + 0.5))
     weights = width / sigmas**2 if weighting == "likelihood" else edm_weight(sigmas) / levels
     return sigmas, weights
-
-
-def fixed_noise(shape: tuple[int, ...]) -> Float32[np.ndarray, "..."]:
-    """Standard normal numbers, the same ones wherever they are asked for: of PCG64's raw bits, whose stream NumPy
-    keeps, where JAX's follows settings of the whole process. In float32, so that theta in float64 meets the same."""
-    bits = np.random.PCG64(0).random_raw(math.prod(shape))
-    return ndtri(((bits >> np.uint64(11)) + 0.5) * 2.0**-53).reshape(shape).astype(np.float32)
 
 
 def weighted_error(

@@ -13,14 +13,16 @@ from nfk.models.edm import Edm
 from nfk.models.flow import Flow
 from nfk.models.pixelcnn import PixelCnn
 from nfk.models.resnet_gan import ResnetGan
+from nfk.models.vdvae import Vdvae
 from nfk.models.wide_resnet import WideResnet
 
-Model = Dcgan | ResnetGan | ConvVae | Flow | PixelCnn | Edm | Lenet5 | Mlp | WideResnet | Custom
+Model = Dcgan | ResnetGan | ConvVae | Vdvae | Flow | PixelCnn | Edm | Lenet5 | Mlp | WideResnet | Custom
 
 MODELS: dict[str, type[Model]] = {
     "dcgan": Dcgan,
     "resnet_gan": ResnetGan,
     "conv_vae": ConvVae,
+    "vdvae": Vdvae,
     "flow": Flow,
     "pixelcnn": PixelCnn,
     "edm": Edm,

@@ -14,6 +14,7 @@ from nfk.family_params import (
     MlpParams,
     PixelCnnParams,
     ResnetGanParams,
+    VdvaeParams,
     WideResnetParams,
 )
 from nfk.models.families import initial
@@ -27,6 +28,10 @@ CONFIGS = {
                                    generator_learning_rate=2e-3, ema=0.9), 1),
     "conv_vae": (ConvVaeParams(width=4, hidden=16, latent=4, batch=32, epochs=20, learning_rate=5e-3), 1),
     "conv_vae_colour": (ConvVaeParams(width=4, hidden=16, latent=4, batch=32, epochs=20, learning_rate=5e-3), 3),
+    "vdvae": (VdvaeParams(width=8, middle=4, latent=2, mixtures=2, encoder=(1, 1, 1), decoder=(1, 1, 1), batch=32,
+                          epochs=20, learning_rate=1e-2, ema=0.9), 1),
+    "vdvae_colour": (VdvaeParams(width=8, middle=4, latent=2, mixtures=2, encoder=(1, 1), decoder=(1, 2), batch=32,
+                                 epochs=20, learning_rate=1e-2, ema=0.9), 3),
     "flow": (FlowParams(steps=1, width=8, batch=32, epochs=30, learning_rate=5e-3, ema=0.9), 1),
     "flow_colour": (FlowParams(levels=1, steps=2, width=8, batch=32, epochs=20, learning_rate=5e-3, ema=0.9), 3),
     "pixelcnn": (PixelCnnParams(filters=6, blocks=1, mixtures=2, batch=32, epochs=25, learning_rate=1e-2, ema=0.9), 1),

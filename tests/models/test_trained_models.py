@@ -72,7 +72,7 @@ def test_density_knows_neither_batch_nor_key_nor_call(trained, name):
     np.testing.assert_allclose(together, jnp.stack(alone), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "conv_vae", "flow", "pixelcnn", "edm"])
+@pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "conv_vae", "vdvae", "flow", "pixelcnn", "edm"])
 def test_activations_of_a_batch_are_those_of_its_images(trained, name):
     model, x = trained(name).model, jnp.asarray(examples(name))
     activations = jax.jit(model.activations)
@@ -90,6 +90,9 @@ def test_activations_of_a_batch_are_those_of_its_images(trained, name):
     ("conv_vae", {"encoder_conv_0": (6, 6, 4), "encoder_conv_1": (3, 3, 8), "encoder_dense": (16,),
                   "latent_mean": (4,), "decoder_dense_0": (16,), "decoder_dense_1": (3, 3, 8),
                   "decoder_double_0": (6, 6, 4)}),
+    ("vdvae", {"encoder_0_0": (12, 12, 8), "encoder_1_0": (6, 6, 8), "encoder_2_0": (1, 1, 8),
+               "latent_2_0": (1, 1, 2), "decoder_2_0": (1, 1, 8), "latent_1_0": (6, 6, 2), "decoder_1_0": (6, 6, 8),
+               "latent_0_0": (12, 12, 2), "decoder_0_0": (12, 12, 8)}),
     ("flow", {"level_0_step_0_conv_0": (6, 6, 8), "level_0_step_0_conv_1": (6, 6, 8), "level_0_step_0": (6, 6, 4),
               "level_1_step_0_conv_0": (3, 3, 8), "level_1_step_0_conv_1": (3, 3, 8), "level_1_step_0": (3, 3, 8)}),
     ("pixelcnn", {"down_input": (12, 12, 6), "down_0_conv": (12, 12, 12), "down_0": (12, 12, 6),
@@ -114,8 +117,8 @@ def test_activations_are_all_layers_in_order_unpooled(name, layers):
     assert [(name, output.shape[1:]) for name, output in zip(names, shapes, strict=True)] == list(layers.items())
 
 
-@pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "conv_vae", "conv_vae_colour", "flow", "flow_colour",
-                                  "pixelcnn", "pixelcnn_colour", "edm", "edm_colour"])
+@pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "conv_vae", "conv_vae_colour", "vdvae", "vdvae_colour",
+                                  "flow", "flow_colour", "pixelcnn", "pixelcnn_colour", "edm", "edm_colour"])
 def test_samples_are_images_and_follow_the_key(trained, name):
     model = trained(name).model
     samples = model.sample(key(0), 300)
@@ -131,8 +134,8 @@ def test_classifiers_have_no_samples(name):
     assert start(name).sample(key(0), 3) is None
 
 
-@pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "conv_vae", "flow", "pixelcnn", "edm", "lenet5",
-                                  "wide_resnet"])
+@pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "conv_vae", "vdvae", "flow", "pixelcnn", "edm",
+                                  "lenet5", "wide_resnet"])
 def test_equal_keys_train_equal_networks_bit_for_bit(trained, name):
     first, again, other = trained(name), fit(name), fit(name, seed=2)
     jax.tree.map(np.testing.assert_array_equal, first.model.variables, again.model.variables)
@@ -140,8 +143,8 @@ def test_equal_keys_train_equal_networks_bit_for_bit(trained, name):
     assert first.history != other.history
 
 
-@pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "conv_vae", "flow", "pixelcnn", "edm", "lenet5",
-                                  "wide_resnet"])
+@pytest.mark.parametrize("name", ["dcgan", "resnet_gan", "conv_vae", "vdvae", "flow", "pixelcnn", "edm",
+                                  "lenet5", "wide_resnet"])
 def test_a_training_that_broke_off_goes_on_to_the_same_network(trained, name):
     kept = Kept()
 

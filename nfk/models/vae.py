@@ -1,0 +1,102 @@
+"""Variational autoencoders: their bound of log p(x), of one or several noises, as a potential."""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass, replace
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PyTree
+
+from nfk.family_params import VaeParams
+from nfk.models.fixed_noise import fixed_noise
+from nfk.models.image_model import ImageModel
+from nfk.models.likelihood import Objective
+
+Hidden = dict[str, Float[Array, "b ..."]]
+
+
+class Bound(NamedTuple):
+    """The terms of a bound of log p(x) at z = mean + scale noise, each in nats an image."""
+
+    log_likelihood: Float[Array, " b"]
+    """log p(x | z)"""
+
+    kl: Float[Array, " b"]
+    """KL(q(z | x) || p(z)) in closed form; of several layers the sum, each given the z of those above"""
+
+    log_ratio: Float[Array, " b"]
+    """log p(z) - log q(z | x), of mean -kl over the noises"""
+
+    @property
+    def elbo(self) -> Float[Array, " b"]:
+        return self.log_likelihood - self.kl
+
+    @property
+    def log_weight(self) -> Float[Array, " b"]:
+        """log w, w = p(x | z) p(z) / q(z | x), of mean p(x) over the noises."""
+        return self.log_likelihood + self.log_ratio
+
+
+@runtime_checkable
+class Network(Objective, Protocol):
+    """Encoder and decoder as functions of theta; hashable, so that equal networks are compiled once."""
+
+    @property
+    def latents(self) -> int:
+        """z's numbers an image."""
+        ...
+
+    def initial(self, key: Key[Array, ""]) -> PyTree:
+        """theta of the untrained network."""
+        ...
+
+    def bound(
+        self, params: PyTree, x: Float[Array, "b h w c"], noise: Float[Array, "b z"] | None
+    ) -> tuple[Bound, Hidden]:
+        """The bound of images in [0, 1], each with a noise of its own, or at z = mean; the hidden layers' outputs by
+        name."""
+        ...
+
+
+@dataclass(frozen=True)
+class Vae(ImageModel):
+    """A VAE as a `nfk.models.protocol.TrainedModel`: theta is encoder and decoder,
+
+    noises = 0:   s(x) = log p(x | z = mean(x)) - KL(q(z | x) || p(z)), the ELBO at the posterior mean, no noise;
+    noises = K:   s(x) = mean of log w_i over K noises, the same ones for all images, w = p(x | z) p(z) / q(z | x);
+    importance:   s(x) = log of the mean of w_i (Burda, Grosse, Salakhutdinov 2016).
+    """
+
+    config: VaeParams
+
+    @classmethod
+    def initial(cls, config: VaeParams, image_shape: tuple[int, int, int], classes: int, key: Key[Array, ""]) -> Vae:
+        """The untrained network."""
+        untrained = cls(config, image_shape, classes, {})
+        return replace(untrained, variables={"params": untrained.network.initial(key)})
+
+    @property
+    @abstractmethod
+    def network(self) -> Network:
+        """Encoder and decoder."""
+
+    def log_density(self, params: PyTree, x: Float[Array, "h w c"], key: Key[Array, ""]) -> Float[Array, ""]:
+        """s(x; theta) in nats; the key is not used. Costs one pass of the encoder and max(1, noises) of the decoder."""
+        del key
+        dtype, config = jax.tree.leaves(params)[0].dtype, self.config
+        x = x[None].astype(dtype)
+        if not config.noises:
+            return self.network.bound(params, x, None)[0].elbo[0]
+        noises = jnp.asarray(fixed_noise((config.noises, 1, self.network.latents)), dtype)
+        # the encoder, which sees no noise, is not repeated
+        log_weights = jax.vmap(lambda noise: self.network.bound(params, x, noise)[0].log_weight[0])(noises)
+        return nn.logsumexp(log_weights) - math.log(config.noises) if config.importance else log_weights.mean()
+
+    def activations(self, x: Float[Array, "b h w c"]) -> Hidden:
+        """Every hidden layer's output, encoder to decoder; the decoder's at the posterior mean."""
+        return self.network.bound(self.params, x, None)[1]
