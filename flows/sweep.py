@@ -82,7 +82,7 @@ class Combination(NamedTuple):
 @flow(name="nfk-sweep")
 def sweep(options: SweepOptions = SweepOptions()) -> list[dict[str, Any]]:  # noqa: B008 - frozen
     """Run every combination, `parallel` at once; the rows of the table. Fails at the end where one failed."""
-    commit, base = _committed(), parameters.load()
+    commit, base = committed(), parameters.load()
     wanted = combinations(options, base)
     with workspace_lock(WORKSPACES.with_suffix(".lock")):
         failed = {name: str(fault) for name, fault in _all(wanted, commit, options) if fault is not None}
@@ -221,7 +221,7 @@ def write_tables(rows: list[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def _committed() -> str:
+def committed() -> str:
     """HEAD; SweepRefused where tracked files differ from it, since the clones would not have the difference."""
     changed = [line[3:] for line in _git("status", "--porcelain", "--untracked-files=no").splitlines()]
     if others := [name for name in changed if name not in _OWN]:
@@ -254,7 +254,7 @@ def _main(
         options = SweepOptions(families=tuple(family or ()), ranks=tuple(rank or ()), data=tuple(data or ()),
                                parallel=parallel)
         combinations(options, parameters.load())
-        _committed()
+        committed()
         sweep(options)
     except ValidationError as error:
         _end("; ".join(f"{'.'.join(map(str, fault['loc']))}={fault['input']!r}: {fault['msg']}"

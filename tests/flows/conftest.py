@@ -58,6 +58,9 @@ def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, text in (("dvc.yaml", DVC_YAML), ("fit.py", FIT), ("params.yaml", PARAMS)):
         (tmp_path / name).write_text(text)
     for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"],
+                    # DVC's daemons would hold the workspace's lock for a while after it
+                    *([sys.executable, "-m", "dvc", "config", "-q", f"core.{key}", "false"]
+                      for key in ("analytics", "check_update")),
                     ["git", "add", "."],
                     ["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "start"]):
         subprocess.run(command, check=True, capture_output=True)

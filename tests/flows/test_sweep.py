@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 
-from flows import sweep as module
-from flows.sweep import Combination, CombinationFailed, SweepOptions, SweepRefused, combinations, params_text
 from nfk import params as parameters
 
 
@@ -34,6 +32,8 @@ class Stages:
         with self._lock:
             self.at_once -= 1
         if folder.name in self.broken:
+            from flows.sweep import CombinationFailed
+
             raise CombinationFailed(f"{folder.name}: failed with exit status 1: loss is NaN")
         params = parameters.load(folder / "params.yaml")
         (family,) = params.families
@@ -46,8 +46,8 @@ class Stages:
 @pytest.fixture
 def stages(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Stages:
     stub = Stages()
-    monkeypatch.setattr(module, "run_stages", stub)
-    monkeypatch.setattr(module, "save_experiment", lambda *_: None)
+    monkeypatch.setattr("flows.sweep.run_stages", stub)
+    monkeypatch.setattr("flows.sweep.save_experiment", lambda *_: None)
     return stub
 
 
@@ -55,11 +55,13 @@ def stages(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Stages:
 def test_a_failed_combination_stops_no_other_and_only_it_is_tried_again(workspace: Path, stages: Stages) -> None:
     from prefect.client.orchestration import get_client
 
+    from flows.sweep import CombinationFailed, SweepOptions, sweep
+
     names = [f"sweep-digits-{family}-r{rank}" for rank in (4, 8) for family in ("gan", "vae")]
     stages.broken = {names[1]}
     options = SweepOptions(ranks=(4, 8), parallel=2)
     with pytest.raises(CombinationFailed, match=f"1 of 4 combinations failed: {names[1]}; the others are in sweep"):
-        module.sweep(options)
+        sweep(options)
     assert sorted(stages.ran) == sorted(names) and stages.most_at_once == 2
     with open("sweep/results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -68,7 +70,7 @@ def test_a_failed_combination_stops_no_other_and_only_it_is_tried_again(workspac
     assert rows[1]["state"] == f"{names[1]}: failed with exit status 1: loss is NaN"
 
     stages.ran, stages.broken = [], set()
-    assert [row["accuracy"] for row in module.sweep(options)] == [0.4, 0.4, 0.8, 0.8]
+    assert [row["accuracy"] for row in sweep(options)] == [0.4, 0.4, 0.8, 0.8]
     assert stages.ran == [names[1]]
     assert json.loads(Path("sweep/results.json").read_text())[1]["state"] == "done"
     with get_client(sync_client=True) as prefect:
@@ -78,14 +80,18 @@ def test_a_failed_combination_stops_no_other_and_only_it_is_tried_again(workspac
 
 @pytest.mark.usefixtures("stages")
 def test_what_no_commit_holds_is_refused(workspace: Path) -> None:
+    from flows.sweep import SweepRefused, committed
+
     (workspace / "params.yaml").write_text((workspace / "params.yaml").read_text() + "seed: 1\n")  # may differ
-    assert len(module._committed()) == 40
+    assert len(committed()) == 40
     (workspace / "fit.py").write_text("changed")
     with pytest.raises(SweepRefused, match=r"fit\.py has changes that no commit holds"):
-        module._committed()
+        committed()
 
 
 def test_the_combinations_and_their_params(workspace: Path) -> None:
+    from flows.sweep import Combination, SweepOptions, combinations, params_text
+
     base = parameters.load()
     wanted = combinations(SweepOptions(families=("vae",), ranks=(8, 32, 8), data=("digits", "cifar10", "mine=fit.py")),
                           base)
