@@ -29,7 +29,7 @@ CONFIGS = {
     "conv_vae": (ConvVaeParams(width=4, hidden=16, latent=4, batch=32, epochs=20, learning_rate=5e-3), 1),
     "conv_vae_colour": (ConvVaeParams(width=4, hidden=16, latent=4, batch=32, epochs=20, learning_rate=5e-3), 3),
     "vdvae": (VdvaeParams(width=8, middle=4, latent=2, mixtures=2, encoder=(1, 1, 1), decoder=(1, 1, 1), batch=32,
-                          epochs=20, learning_rate=1e-2, ema=0.9), 1),
+                          epochs=40, learning_rate=1e-2, ema=0.9), 1),
     "vdvae_colour": (VdvaeParams(width=8, middle=4, latent=2, mixtures=2, encoder=(1, 1), decoder=(1, 2), batch=32,
                                  epochs=20, learning_rate=1e-2, ema=0.9), 3),
     "flow": (FlowParams(steps=1, width=8, batch=32, epochs=30, learning_rate=5e-3, ema=0.9), 1),
