@@ -111,6 +111,31 @@ def embed(
 
 
 @app.command()
+def doctor(
+    every_byte: Annotated[bool, typer.Option("--every-byte", help="hold each byte of the stores against its "
+                                             "checksum")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="a JSON list instead of lines")] = False,
+) -> None:
+    """Look at versions, devices, disk, repository, parameters, stores and servers, and say what to do; ends with 1
+    where something is at fault."""
+    from nfk.doctor import examine
+
+    findings = []
+    for finding in examine(every_byte=every_byte):
+        findings.append(finding)
+        if not as_json:
+            remedy = f"\n{'':16}-> {finding.remedy}" if finding.remedy else ""
+            print(f"{finding.state:6}{finding.what:10}{finding.found}{remedy}")
+    if as_json:
+        print(json.dumps([finding._asdict() for finding in findings], indent=2))
+    faults = sum(finding.state == "fault" for finding in findings)
+    if not as_json:
+        print(f"{faults} faults" if faults else "nothing is at fault")
+    if faults:
+        raise typer.Exit(EXIT_FAILED)
+
+
+@app.command()
 def params(schema: Annotated[bool, typer.Option("--schema", help="print the JSON schema instead")] = False) -> None:
     """Check params.yaml and print every value in force, defaults included."""
     from nfk import params as parameters
