@@ -36,18 +36,16 @@ def densities(model, name):
 
 
 @every_vae
-def test_the_importance_weighted_bound_is_above_the_mean_and_rises_in_the_mean(vae, x64, name):
-    """Jensen's inequality; and the bound of twice the noises is above the mean of the two halves' bounds."""
+def test_the_importance_weighted_bound_is_above_the_mean(vae, x64, name):
+    """Jensen's inequality, for the same noises; and both are what each noise's weight alone makes them."""
     model = vae(name).model
-    few, mean, weighted = (densities(with_noises(model, *how), name) for how in ((4, True), (8,), (8, True)))
+    mean, weighted = (densities(with_noises(model, *how), name) for how in ((4,), (4, True)))
     assert (weighted > mean).all()
-    noises = np.asarray(fixed_noise((8, 1, model.network.latents)), np.float64)
+    noises = np.asarray(fixed_noise((4, 1, model.network.latents)), np.float64)
     params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), model.params)
-    for row, image in enumerate(examples(name)):
-        log_w = log_weights(model, params, image, noises)
-        assert few[row] == pytest.approx(np.log(np.mean(np.exp(log_w[:4] - log_w[0]))) + log_w[0], rel=1e-10)
-        other = np.log(np.mean(np.exp(log_w[4:] - log_w[0]))) + log_w[0]
-        assert weighted[row] > (few[row] + other) / 2
+    log_w = log_weights(model, params, examples(name)[0], noises)
+    assert mean[0] == pytest.approx(log_w.mean(), rel=1e-10)
+    assert weighted[0] == pytest.approx(np.log(np.mean(np.exp(log_w - log_w.max()))) + log_w.max(), rel=1e-10)
 
 
 def log_weights(model, params, image, noises):
