@@ -19,11 +19,20 @@ free_port() { python -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1"
 
 secret() { python -c 'import secrets; print(secrets.token_hex(16))'; }
 
-# start NAME COMMAND...: a process group of its own, its output in NAME.log, its id in NAME.pid
+since() { ps -o lstart= -p "$1" || true; }
+
+# start NAME COMMAND...: a process group of its own, its output in NAME.log, its id in NAME.pid, its start in NAME.since
 start() {
   local name=$1; shift
   setsid "$@" >>"$folder/$name.log" 2>&1 </dev/null &
   echo $! >"$folder/$name.pid"
+  since $! >"$folder/$name.since"
+}
+
+# another NAME PID: the process of that id is not the one started here; after a reboot the id may be anyone's
+another() {
+  local now; now=$(since "$2")
+  [ -n "$now" ] && [ "$now" != "$(cat "$folder/$1.since" 2>/dev/null)" ]
 }
 
 # await NAME SECONDS COMMAND...: until the command succeeds; the log's end where NAME has ended or is late
@@ -57,7 +66,8 @@ up() {
   done
   mkdir -p "$folder"; folder=$(cd "$folder" && pwd)
   for file in "$folder"/*.pid; do
-    if [ -e "$file" ] && kill -0 "$(cat "$file")" 2>/dev/null; then die "$file: already up; infra/local.sh down first"; fi
+    if [ -e "$file" ] && kill -0 "$(cat "$file")" 2>/dev/null && ! another "$(basename "$file" .pid)" "$(cat "$file")"; then
+      die "$file: already up; infra/local.sh down first"; fi
   done
   if [ ! -e "$folder/env" ]; then
     local database s3 mlflow prefect
@@ -159,11 +169,12 @@ down() {
   for name in worker mlflow prefect s3 postgres; do
     [ -e "$folder/$name.pid" ] || continue
     pid=$(cat "$folder/$name.pid")
+    if another "$name" "$pid"; then rm "$folder/$name.pid"; continue; fi
     for signal in TERM TERM KILL; do  # Prefect's worker outlives the first where its server ends at the same time
       kill -$signal -- "-$pid" 2>/dev/null || break
       for _ in $(seq 30); do kill -0 -- "-$pid" 2>/dev/null || break; sleep 0.2; done
     done
-    rm "$folder/$name.pid"
+    rm -f "$folder/$name.pid" "$folder/$name.since"
   done
   echo "all down; the data are in $folder"
 }

@@ -30,6 +30,7 @@ Progress = Callable[[int, int, str], None]
 """(examples done, examples in all, note): called a few times a second at most."""
 
 _REPORT_SECONDS = 0.5
+_LOOKED_AT = 1024
 
 
 class TrainingError(ValueError):
@@ -100,7 +101,8 @@ def require_images(
     classes: int,
     batch: int,
 ) -> None:
-    """Raise TrainingError unless the images are of `image_shape`, every label is a class and a batch fits."""
+    """Raise TrainingError unless the images are of `image_shape`, not all alike, every label is a class and a batch
+    fits."""
     if images.shape[1:] != image_shape:
         raise TrainingError(f"images of shape {images.shape[1:]} do not fit a network made for "
                             f"{image_shape}; make the network for these images")
@@ -112,6 +114,9 @@ def require_images(
     if labels.min() < 0 or labels.max() >= classes:
         raise TrainingError(f"labels span {labels.min()} to {labels.max()}, outside 0 to {classes - 1}; "
                             "correct the data's labels")
+    if (images[:_LOOKED_AT] == images[0]).all():
+        raise TrainingError(f"the first {len(images[:_LOOKED_AT])} training images are the same: there is nothing to "
+                            "learn; check data.source")
 
 
 def epoch_batches(key: Key[Array, ""], examples: int, batch: int) -> Int32[np.ndarray, "steps batch"]:

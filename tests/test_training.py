@@ -140,6 +140,7 @@ def test_bounds_are_met_when_equal():
     ((5, 3, 3, 1), [0] * 5, r"batch=8 exceeds the 5 training images; lower it in params.yaml"),
     ((9, 3, 3, 1), [0] * 8 + [4], r"labels span 0 to 4, outside 0 to 3"),
     ((9, 3, 3, 1), [0] * 8 + [-1], r"labels span -1 to 0, outside 0 to 3"),
+    ((9, 3, 3, 1), [0] * 9, r"the first 9 training images are the same: there is nothing to learn; check data.source"),
 ])
 def test_images_that_do_not_fit_are_refused(shape, labels, message):
     with pytest.raises(TrainingError, match=message):
