@@ -33,6 +33,8 @@ class DataParams(Section):
     resize: tuple[PositiveInt, PositiveInt] | None = Field(
         None, description="[height, width] to resize to, antialiased, proportions not kept; null: all must be alike")
     channels: Literal["grey", "colour"] | None = Field(None, description="made so; null: as they are, all alike")
+    classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(
+        None, description="names of the classes kept, in this order; null: all")
     train: PositiveInt = 3500
     validation: PositiveInt = 500
     test: PositiveInt = 1000

@@ -18,6 +18,7 @@ from nfk.data.read import open_source
 from nfk.data.reorder import in_order
 from nfk.data.source import Source
 from nfk.data.split import split
+from nfk.data.subset import of_classes
 from nfk.params import Params
 from nfk.progress import Report, progress
 from nfk.stages import workspace
@@ -30,6 +31,8 @@ def run(params: Params) -> Outcome:
     path = workspace.data_store(params)
     with progress("data", "images") as report:
         source = open_source(params.data.source, Wanted(params.data.resize, params.data.channels))
+        if params.data.classes is not None:
+            source = of_classes(source, params.data.classes)
         rows = split(source, **sizes, seed=params.seed)
         _write(path, params.data.name, source, {name: getattr(rows, name) for name in SPLITS}, report)
     return Outcome(
