@@ -221,10 +221,11 @@ def write_tables(rows: list[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def committed() -> str:
-    """HEAD; SweepRefused where tracked files differ from it, since the clones would not have the difference."""
+def committed(results: str | None = None) -> str:
+    """HEAD; SweepRefused where tracked files differ from it, since the clones would not have the difference. Files of
+    the folder `results` may."""
     changed = [line[3:] for line in _git("status", "--porcelain", "--untracked-files=no").splitlines()]
-    if others := [name for name in changed if name not in _OWN]:
+    if others := [name for name in changed if name not in _OWN and not (results and name.startswith(f"{results}/"))]:
         raise SweepRefused(f"{others[0]} has changes that no commit holds: a sweep runs what is committed; commit or "
                            "stash them")
     return _git("rev-parse", "HEAD").strip()

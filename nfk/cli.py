@@ -1,7 +1,8 @@
 """The command line. Heavy imports happen inside the commands, so that `nfk --help` answers at once.
 
 Exit codes: 0 done; 1 the pipeline failed; 2 refused, with the reason in one line; 3 done, but MLflow has not
-heard of all of it (`nfk track replay` sends the rest); 130 interrupted, resumable by the same command.
+heard of all of it (`nfk track replay` sends the rest); 4 the time given is over; 130 interrupted. After these two the
+same command goes on.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import typer
 from nfk.data.formats import FORMATS
 from nfk.registry_cli import registry_app
 
-EXIT_FAILED, EXIT_REFUSED, EXIT_UNTRACKED, EXIT_INTERRUPTED = 1, 2, 3, 130
+EXIT_FAILED, EXIT_REFUSED, EXIT_UNTRACKED, EXIT_UNFINISHED, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
                   rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]},
@@ -217,6 +218,34 @@ def run(context: typer.Context) -> None:
     from flows.pipeline import main as flow
 
     raise typer.Exit(flow(context.args))
+
+
+@app.command()
+def experiment(
+    name: Annotated[str | None, typer.Argument(help="an experiment of infra/experiments; none: list them")] = None,
+    size: Annotated[str, typer.Option(help="cpu or paper")] = "cpu",
+    minutes: Annotated[float | None, typer.Option(min=0.0, help="end after so long; the same command goes on")] = None,
+) -> None:
+    """Run a named experiment through the same stages, and print its table beside the paper's figures."""
+    from flows import experiment as experiments
+    from flows.experiment_spec import load, names
+
+    if name is None:
+        for each in names():
+            spec = load(each)
+            scales = "; ".join(f"{size}: {scale.expects}" for size, scale in spec.sizes.items())
+            print(f"{each:14}{spec.title} ({spec.reproduces})\n{'':14}{scales}")
+        return
+    if size not in ("cpu", "paper"):
+        raise ValueError(f"--size {size}: must be cpu or paper")
+    try:
+        print(experiments.experiment(name, size, minutes=minutes).read_text(encoding="utf-8"))
+    except experiments.Unfinished as error:
+        print(f"nfk: {error}", file=sys.stderr)
+        raise typer.Exit(EXIT_UNFINISHED) from None
+    except experiments.CombinationFailed as error:
+        print(f"nfk: {error}", file=sys.stderr)
+        raise typer.Exit(EXIT_FAILED) from None
 
 
 @app.command()

@@ -1,0 +1,120 @@
+"""`nfk experiment NAME`: a named experiment through the same DVC stages, its table beside the paper's figures.
+
+Each part and seed has a workspace of its own under .nfk/experiments, a clone of the commit with the project's DVC
+cache. What is finished is not run again, and what was cut off goes on from its last saved block, so that a long one can
+be run in slices (`--minutes`).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from flows.experiment_spec import FOLDER, Experiment, ExperimentError, Size, load, params_text
+from flows.sweep import CombinationFailed, committed, prepare, run_stages
+from nfk import tracking
+from nfk.store import write_json
+from nfk.workspace_lock import workspace_lock
+
+WORKSPACES = Path(".nfk/experiments")
+RESULTS = FOLDER / "results"
+
+
+class Unfinished(RuntimeError):
+    """The time given is over; the same command goes on."""
+
+
+class Place(NamedTuple):
+    """The workspace of one part and seed."""
+
+    part: str
+    seed: int
+    folder: Path
+
+
+def experiment(
+    name: str, size: Size = "cpu", *, minutes: float | None = None, say: Callable[[str], None] = print
+) -> Path:
+    """Run what is missing of the experiment, write its results; the table's file.
+
+    Unfinished when `minutes` are over, CombinationFailed where a stage failed, ExperimentError for what is not there.
+    """
+    spec, commit = load(name), committed(str(RESULTS))
+    if size not in spec.sizes:
+        raise ExperimentError(f"{name} has no size {size!r}; there are {', '.join(spec.sizes)}")
+    end = None if minutes is None else time.monotonic() + 60 * minutes
+    took = 0.0
+    with workspace_lock(WORKSPACES / f"{name}-{size}.lock"):
+        for place in places(name, spec, size):
+            text = params_text(spec.sizes[size].parts[place.part], place.seed)
+            prepare(place.folder, commit, text)
+            left = 86_400.0 * 30 if end is None else end - time.monotonic()
+            if left <= 0:
+                raise Unfinished(f"{minutes:g} minutes are over before {place.folder.name}; the same command goes on")
+            say(f"{place.folder.name}: {spec.sizes[size].expects}")
+            started = time.monotonic()
+            try:
+                run_stages(place.folder, say, seconds=left)
+            except CombinationFailed as error:
+                if end is not None and time.monotonic() >= end:
+                    raise Unfinished(f"{minutes:g} minutes are over in {place.folder.name}; the same command goes "
+                                     "on") from error
+                raise
+            took += time.monotonic() - started
+        found = results(name, spec, size) | {"seconds": round(took)}
+    write_json(RESULTS / f"{name}-{size}.json", found)
+    table = RESULTS / f"{name}-{size}.md"
+    table.write_text(page(spec, found), encoding="utf-8")
+    return table
+
+
+def places(name: str, spec: Experiment, size: Size) -> Iterator[Place]:
+    """Seed by seed, so that a table with fewer seeds could be had early."""
+    scale = spec.sizes[size]
+    for seed in scale.seeds:
+        for part in scale.parts:
+            yield Place(part, seed, WORKSPACES / f"{name}-{size}-{part}-{seed}")
+
+
+def results(name: str, spec: Experiment, size: Size) -> dict[str, Any]:
+    """Every row's numbers over the seeds, in how many of them each claim holds, and what it ran on."""
+    seeds = spec.sizes[size].seeds
+    folder = {(place.part, place.seed): place.folder for place in places(name, spec, size)}
+    values = {row.name: [row.read(folder[row.part, seed]) for seed in seeds] for row in spec.rows}
+    return {
+        "experiment": name, "size": size, "seeds": list(seeds), "date": datetime.now(UTC).date().isoformat(),
+        "machine": f"{os.cpu_count()} cores, {platform.machine()}", **tracking.provenance(),
+        "rows": [{"name": row.name, "values": values[row.name], "mean": statistics.fmean(values[row.name]),
+                  "standard_error": _standard_error(values[row.name]), "paper": row.paper} for row in spec.rows],
+        "claims": [{"says": claim.says, "holds": sum(a > b for a, b in zip(values[claim.more], values[claim.than],
+                                                                           strict=True)), "of": len(seeds)}
+                   for claim in spec.claims],
+    }
+
+
+def page(spec: Experiment, found: dict[str, Any]) -> str:
+    """The results as Markdown."""
+    lines = [f"# {spec.title}", "", f"{spec.reproduces}. {spec.question}", "",
+             f"Size `{found['size']}`, {len(found['seeds'])} seeds, {found['seconds']} s for what was not there "
+             f"before, on {found['machine']}, {found['date']}, commit {found.get('git.commit', 'none')[:10]}.", "",
+             "| | here, mean ± standard error | paper |", "|---|---|---|"]
+    lines += [f"| {row['name']} | {_shown(row)} | {row['paper']} |" for row in found["rows"]]
+    if found["claims"]:
+        lines += ["", "| claim | holds on |", "|---|---|"]
+        lines += [f"| {claim['says']} | {claim['holds']} of {claim['of']} seeds |" for claim in found["claims"]]
+    return "\n".join([*lines, *(["", spec.notes.strip()] if spec.notes else [])]) + "\n"
+
+
+def _standard_error(values: list[float]) -> float | None:
+    return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
+
+
+def _shown(row: dict[str, Any]) -> str:
+    spread = "" if row["standard_error"] is None else f" ± {100 * row['standard_error']:.1f}"
+    return f"{100 * row['mean']:.1f}{spread} %"

@@ -1,0 +1,128 @@
+"""Named experiments: what they read, claim and write; the stages are stubs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flows import experiment as module
+from flows.experiment_spec import FOLDER, ExperimentError, load, names, params_text
+from flows.sweep import CombinationFailed
+
+ROOT = Path(__file__).parents[2]
+SPEC = {
+    "title": "Two numbers", "reproduces": "Table 0", "question": "Which is more?",
+    "sizes": {"cpu": {"expects": "no time", "seeds": [0, 1, 2], "parts": {"one": {"svd": {"rank": 16}}}}},
+    "rows": [{"name": "left", "value": "one:gan:features.nfk-16.logistic.accuracy", "paper": "90.0"},
+             {"name": "right", "value": "one:gan:spectrum.trained@10"}],
+    "claims": [{"says": "left above right", "more": "left", "than": "right"}],
+}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A folder with the experiment `two`, whose stages only note that they ran: seed s gives 0.5 + s / 10."""
+    monkeypatch.chdir(tmp_path)
+    FOLDER.mkdir(parents=True)
+    (FOLDER / "results").mkdir()
+    shutil.copy(ROOT / "params.yaml", "params.yaml")
+    write(SPEC)
+    ran: list[str] = []
+
+    def prepare(folder, commit, text):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "params.yaml").write_text(text)
+
+    def run_stages(folder, say, *, seconds):
+        ran.append(folder.name)
+        params = json.loads((folder / "params.yaml").read_text())
+        (folder / "evaluation/gan").mkdir(parents=True, exist_ok=True)
+        (folder / "evaluation/gan/metrics.json").write_text(json.dumps({
+            "features": {f"nfk-{params['svd']['rank']}": {"logistic": {"accuracy": 0.5 + params["seed"] / 10}}},
+            "spectrum": {"components": [1, 10], "trained": [0.2, 0.6]}}))
+
+    monkeypatch.setattr(module, "committed", lambda results: "0" * 40)
+    monkeypatch.setattr(module, "prepare", prepare)
+    monkeypatch.setattr(module, "run_stages", run_stages)
+    return ran
+
+
+def write(spec):
+    (FOLDER / "two.yaml").write_text(json.dumps(spec))
+
+
+def test_rows_spread_and_claims_are_over_the_seeds(project):
+    table = module.experiment("two", say=lambda text: None).read_text()
+    assert project == ["two-cpu-one-0", "two-cpu-one-1", "two-cpu-one-2"]
+    assert "| left | 60.0 ± 5.8 % | 90.0 |" in table
+    assert "| right | 60.0 ± 0.0 % | – |" in table
+    assert "| left above right | 1 of 3 seeds |" in table
+    kept = json.loads((FOLDER / "results/two-cpu.json").read_text())
+    assert kept["rows"][0]["values"] == pytest.approx([0.5, 0.6, 0.7])
+    assert {"machine", "date", "platform", "version.jax"} <= kept.keys()
+
+
+def test_a_slice_that_is_over_writes_no_table_and_says_how_to_go_on(project, monkeypatch):
+    with pytest.raises(module.Unfinished, match="0 minutes are over before two-cpu-one-0; the same command goes on"):
+        module.experiment("two", minutes=0.0, say=lambda text: None)
+
+    def cut(folder, say, *, seconds):
+        assert seconds <= 0.06
+        while True:
+            raise CombinationFailed(f"{folder.name}: ran longer than seconds={seconds:g}")
+
+    monkeypatch.setattr(module, "run_stages", cut)
+    monkeypatch.setattr(module.time, "monotonic", iter([0.0, 0.01, 0.02, 1.0, 2.0]).__next__)
+    with pytest.raises(module.Unfinished, match=r"0\.001 minutes are over in two-cpu-one-0"):
+        module.experiment("two", minutes=0.001, say=lambda text: None)
+    assert not (FOLDER / "results/two-cpu.md").exists()
+
+
+def test_a_stage_that_fails_is_no_slice(project, monkeypatch):
+    def fail(folder, say, *, seconds):
+        raise CombinationFailed("svd failed")
+
+    monkeypatch.setattr(module, "run_stages", fail)
+    with pytest.raises(CombinationFailed, match="svd failed"):
+        module.experiment("two", minutes=5.0, say=lambda text: None)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"claims": [{"says": "x", "more": "left", "than": "rihgt"}]}, "no row 'rihgt'"),
+    ({"rows": [{"name": "left", "value": "other:gan:a.b"}], "claims": []}, "no part 'other', which a row reads"),
+    ({"rows": [{"name": "left", "value": "gan"}], "claims": []}, r"rows\.0\.value: String should match pattern"),
+    ({"question": None}, r"question: Input should be a valid string"),
+])
+def test_a_wrong_file_is_refused_in_one_line(project, change, message):
+    write(SPEC | change)
+    with pytest.raises(ExperimentError, match=message) as refused:
+        load("two")
+    assert "\n" not in str(refused.value)
+
+
+def test_other_names_sizes_and_numbers_are_refused(project):
+    with pytest.raises(ExperimentError, match="no experiment 'tow', did you mean 'two'"):
+        load("tow")
+    with pytest.raises(ExperimentError, match="two has no size 'paper'; there are cpu"):
+        module.experiment("two", "paper")
+    write(SPEC | {"rows": [{"name": "left", "value": "one:gan:spectrum.trained@7"}], "claims": []})
+    with pytest.raises(ExperimentError, match=r"left: .*metrics\.json has no number at spectrum\.trained"):
+        module.experiment("two", say=lambda text: None)
+
+
+def test_families_are_replaced_and_other_sections_merged(project):
+    made = json.loads(params_text({"families": {"a": {"model": "mlp"}}, "svd": {"rank": 8}}, seed=5))
+    assert made["families"] == {"a": {"model": "mlp"}}
+    assert (made["svd"]["rank"], made["svd"]["passes"], made["seed"]) == (8, 10, 5)
+
+
+@pytest.mark.parametrize("name", [file.stem for file in (ROOT / FOLDER).glob("*.yaml")])
+def test_the_shipped_experiments_make_params_that_can_be_used(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert name in names()
+    for scale in load(name).sizes.values():
+        for part in scale.parts.values():
+            params_text(part, seed=scale.seeds[0])
