@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -62,6 +63,7 @@ def key(params: Params, purpose: str) -> jax.Array:
 def model_samples(params: Params, network: Network, images: Images) -> tuple[Examples, str]:
     """x ~ p_theta: the model's own samples, or training images where it has none (a classifier)."""
     count = params.statistics.model_samples
+    print(f"{network.family}: drawing {count:,} samples of the network's own, where it has any", file=sys.stderr)
     drawn = network.model.sample(key(params, "samples"), count)
     if drawn is None:
         return images.examples("train", count), "training images"
