@@ -78,7 +78,8 @@
     at("chosen").replaceChildren(
       element("div", { className: "self" }, picture(i), facts(i)),
       element("h2", {}, `Nearest ${state.near.length} of the ${n.toLocaleString("en")} shown`),
-      element("p", {}, `by cosine of all ${k} numbers; ${same} of its class`), grid);
+      element("p", {}, `by cosine of all ${k} numbers; ${same} of its class`), grid,
+      element("p", { className: "note" }, "Prediction and surprise are a logistic probe’s, which has learnt from the labels of training images."));
     at("chosen").scrollTop = 0;
     draw();
   }
@@ -169,7 +170,7 @@
     }
 
     const axis = (name) => ({
-      title: { text: axes[name] }, gridcolor: colour("--rule"), zerolinecolor: colour("--quiet"), zerolinewidth: 1,
+      title: { text: axes[name], standoff: 8 }, automargin: true, gridcolor: colour("--rule"), zerolinecolor: colour("--quiet"), zerolinewidth: 1,
       // a t-SNE map has neither unit nor origin
       ...(name.startsWith("map") ? { showticklabels: false, zeroline: false, showgrid: false } : {}),
     });
@@ -178,10 +179,10 @@
       xaxis: axis(state.x), yaxis: { ...axis(state.y), ...(map ? { scaleanchor: "x" } : {}) },
       paper_bgcolor: colour("--paper"), plot_bgcolor: colour("--paper"),
       font: { color: colour("--ink"), family: colour("--sans"), size: 13 },
-      margin: { l: 60, r: 20, t: 20, b: 55 }, dragmode: "pan", hovermode: "closest", showlegend: Boolean(category),
+      margin: { l: 30, r: 20, t: 20, b: 30 }, dragmode: "pan", hovermode: "closest", showlegend: Boolean(category),
       legend: { title: { text: state.colour }, itemsizing: "constant", uirevision: state.colour },
       uirevision: `${state.x} ${state.y}`,  // a zoom outlives a click
-    }, { responsive: true, displaylogo: false, scrollZoom: true, modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"] });
+    }, { responsive: true, displaylogo: false, scrollZoom: true, modeBarButtons: [["toImage", "zoom2d", "pan2d", "zoomIn2d", "zoomOut2d", "resetScale2d"]] });
   }
 
   function hover({ points: [point], event }) {
@@ -207,7 +208,8 @@
   at("find").onchange = () => find(at("find").value);
   at("find").onsearch = () => find(at("find").value);
   at("controls").onsubmit = (event) => event.preventDefault();
-  at("chosen").append(element("p", {}, "Point at an image to see it, click to see its nearest. Drag to move, turn the wheel to zoom, click in the legend to hide."));
+  at("chosen").append(element(
+    "p", {}, "Point at an image to see it, click to see its nearest. Drag to move, turn the wheel to zoom, click in the legend to hide."));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
   at("sheet").decode().then(() => {
     draw();

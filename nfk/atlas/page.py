@@ -29,6 +29,7 @@ def render(atlas: Atlas) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_HERE), autoescape=True, undefined=jinja2.StrictUndefined,
         trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}  # keys in our order
     images = sheet(atlas.pixels)
     return environment.get_template("page.html").render(
         atlas=atlas, content=_content(atlas, images), sheet=base64.b64encode(images.webp).decode("ascii"),

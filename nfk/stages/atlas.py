@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -63,6 +64,7 @@ def gather(params: Params, family: str, data: Images, model: str, factors: store
     rows = np.concatenate([vectors[split] for split in SPLITS])[chosen]
     known = np.concatenate([data.labels(split, count) for split, count in zip(SPLITS, counts, strict=True)])[chosen]
 
+    print(f"atlas@{family}: a map of {len(rows):,} images", file=sys.stderr, flush=True)
     probed = labels(params, data)
     reading = read_each(
         Features(f"nfk-{rows.shape[1]}", vectors["train"][: params.labelled], vectors["validation"], rows),
