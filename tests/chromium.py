@@ -33,7 +33,7 @@ def require() -> None:
 
 
 class Tab:
-    """One page. `requested` are the addresses it loaded (what is inside it, data:, is none), `faults` what went wrong in it."""
+    """One page. `requested`: the addresses it loaded, without what lies in it (data:); `faults`: what went wrong."""
 
     def __init__(self, socket: ClientConnection) -> None:
         self._socket, self._calls = socket, 0

@@ -51,9 +51,7 @@ class Atlas:
     measures: Mapping[str, Measure]
 
     def __post_init__(self) -> None:
-        n = len(self.ids)
-        counts = {"pixels": len(self.pixels), "embedding": len(self.embedding), "plane": len(self.plane),
-                  **{name: len(found.values) for name, found in {**self.categories, **self.measures}.items()}}
-        for name, count in counts.items():
-            if count != n:
-                raise AtlasError(f"{self.family}: {count} rows of {name}, {n} ids; all must be of the same images")
+        for name, found in {**self.categories, **self.measures}.items():
+            if len(found.values) != len(self.ids):
+                raise AtlasError(f"{self.family}: {len(found.values)} values of {name} for {len(self.ids)} images; "
+                                 "give one an image")

@@ -3,6 +3,8 @@
   const NEIGHBOURS = 16;
   const TEN = ["#4e79a7", "#f28e2b", "#e15759", "#76b7b2", "#59a14f", "#d4af1f", "#b07aa1", "#ff9da7", "#9c755f", "#8a9099"];
   const TWO = ["#4e79a7", "#e8590c"];
+  // seen on light paper and on dark; what is ordinary is quiet
+  const RAMP = [[0, "#93a1b1"], [0.35, "#e3b341"], [1, "#c8321f"]];
   const THREE = ["#4e79a7", "#59a14f", "#f28e2b"];
 
   const at = (id) => document.getElementById(id);
@@ -151,7 +153,7 @@
       traces.push(points(values.map((_, i) => i), {
         showlegend: false,
         marker: {
-          color: values, size: 6, opacity: 0.85, colorscale: "Viridis", cmin: low, cmax: high > low ? high : low + 1,
+          color: values, size: 6, opacity: 0.85, colorscale: RAMP, cmin: low, cmax: high > low ? high : low + 1,
           colorbar: { title: { text: meaning, side: "right" }, thickness: 12, outlinewidth: 0, len: 0.8 },
         },
       }));
