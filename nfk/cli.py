@@ -116,7 +116,7 @@ def atlas(
     family: Family,
     to: Annotated[Path | None, typer.Option(metavar="PAGE.html", help="default: atlas/FAMILY.html")] = None,
     points: Annotated[int, typer.Option(min=20, help="images shown, drawn evenly from all splits; the file grows by "
-                                        "1 to 2 kB each, and past some 10,000 the page grows slow")] = 4000,
+                                        "about 1 kB each, and past some 10,000 the page grows slow")] = 4000,
     show: Annotated[bool, typer.Option("--open/--no-open", help="open it in the browser, on a terminal")] = True,
 ) -> None:
     """One local page of the embedding: a map and components to look around in, images on hover, neighbours on click."""

@@ -22,7 +22,7 @@ def render(atlas: Atlas) -> str:
     """The page, a pure function of the atlas.
 
     Its policy (default-src 'none') lets a browser load nothing, whatever is in it. Size: 4.8 MB of plotly.js, 16/3 k
-    bytes an image for its vector, and about 0.3 to 1.5 kB an image for its picture.
+    bytes an image for its vector, and about 0.2 to 1 kB an image for its picture.
     """
     from plotly.offline import get_plotlyjs
 
