@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import webbrowser
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -109,6 +110,28 @@ def embed(
         from nfk.stages import embed_offline
 
         print(embed_offline.run(load(), model, Path(what), to, resize=resize))
+
+
+@app.command()
+def atlas(
+    family: Family,
+    to: Annotated[Path | None, typer.Option(metavar="PAGE.html", help="default: atlas/FAMILY.html")] = None,
+    points: Annotated[int, typer.Option(min=20, help="images shown, drawn evenly from all splits; the file grows by "
+                                        "about 1 kB each, and past some 10,000 the page grows slow")] = 4000,
+    show: Annotated[bool, typer.Option("--open/--no-open", help="open it in the browser, on a terminal")] = True,
+) -> None:
+    """One local page of the embedding: a map and components to look around in, images on hover, neighbours on click."""
+    from nfk.params import load
+    from nfk.stages import atlas as page
+    from nfk.stages import workspace
+
+    to = to or workspace.atlas_page(family)
+    made = page.run(load(), family, to, points)
+    print(made.summary)
+    if show and sys.stdout.isatty():
+        webbrowser.open(to.resolve().as_uri())
+    if not made.tracked:
+        raise typer.Exit(EXIT_UNTRACKED)
 
 
 @app.command()

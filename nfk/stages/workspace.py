@@ -41,6 +41,10 @@ def evaluation_folder(family: str) -> Path:
     return Path("evaluation") / family
 
 
+def atlas_page(family: str) -> Path:
+    return Path("atlas") / f"{family}.html"
+
+
 BASELINES = Path("evaluation") / "pixels.json"
 REPORT = Path("report") / "index.html"
 LAST_RUNS = PRIVATE / "last"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,21 +12,14 @@ from PIL import Image
 
 from nfk.report.content import Report
 from nfk.report.page import render
+from tests.chromium import BROWSER, FLAGS, require
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-BROWSER = next((found for found in map(shutil.which, NAMES) if found), None)
-FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-         "--disable-background-networking", "--disable-component-update", "--disable-sync",
-         "--hide-scrollbars")
 WIDTH, HEIGHT = 1280, 2000
 
 
 @pytest.fixture
 def page(report: Report, tmp_path: Path) -> Path:
-    if BROWSER is None:
-        if os.environ.get("NFK_REQUIRE_CHROMIUM") == "1":
-            pytest.fail(f"NFK_REQUIRE_CHROMIUM=1 and none of {', '.join(NAMES)} on PATH; install Chromium")
-        pytest.skip(f"none of {', '.join(NAMES)} on PATH")
+    require()
     file = tmp_path / "report.html"
     file.write_text(render(report), encoding="utf-8")
     return file
