@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +13,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
-from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_is_fitted
+from sklearn.utils import Tags
+from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nfk import store
 from nfk.fisher import strategies
 from nfk.fisher.embedding import Scaling, embed, scale
+from nfk.fisher.examples import CheckedExamples, Given, checked
 from nfk.fisher.parameters import parameter_index
 from nfk.fisher.scores import Examples, LogDensity, Outputs, Scores, output_count
 from nfk.fisher.statistics import FisherStatistics, fisher_statistics, identity_statistics
@@ -32,7 +35,7 @@ PyTree = Any
 Kernel = Literal["fisher", "ntk"]
 
 
-class NeuralFisherKernel(TransformerMixin, BaseEstimator):
+class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
     """Compact vectors from a trained network: e(x) = W^T V_x, with V ~ U diag(s) W^T the truncated SVD of the
     centred, whitened gradients of one scalar; or of the plain gradients of one or more (`kernel="ntk"`).
 
@@ -54,7 +57,11 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
     After `fit`: singular_values_ (k), explained_variance_ratio_ (k; of ||V||_F^2, cumulative), residuals_ (k),
     eigenvalue_errors_ (k; estimated, relative, of each s^2),
     mean_score_ and fisher_diagonal_ (p, float64), strategy_ (the one chosen), n_features_out_ (k or, where V has
-    lower rank, fewer).
+    lower rank, fewer), example_shape_, n_features_in_ (the numbers of an example, whatever its axes).
+
+    In a scikit-learn pipeline images may have any axes after the first. A search over `rank` fits anew for every rank,
+    though the vectors of a smaller one are, to the tolerance, the leading columns of those of a larger: where no other
+    option changes, fit the largest once and cut its columns.
 
     Source: Zhang, Zhai, Littwin, Susskind, ICLR 2022.
     """
@@ -84,13 +91,18 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
         self.outputs = outputs
         self.progress = progress
 
-    def fit(self, images: Examples, y: None = None, *, model_samples: Examples | None = None) -> NeuralFisherKernel:
-        """Statistics over `model_samples` (None: over `images`, the empirical choice), then the SVD.
+    def fit(self, images: Given, y: Any = None, *, model_samples: Given | None = None) -> NeuralFisherKernel:
+        """Statistics over `model_samples` (None: over `images`, the empirical choice), then the SVD. Labels are not
+        looked at.
 
-        Streams both; cost and memory are those of the strategy (`nfk.fisher.strategies`). Raises ScoreError for
-        scores that are not finite or do not repeat, RankError for a rank V cannot have, MemoryBudgetError, ThetaError
-        for a pattern that matches no parameter.
+        Streams both; cost and memory are those of the strategy (`nfk.fisher.strategies`). Raises ValueError for
+        examples that are no finite numbers or of several shapes, ScoreError for scores that are not finite or do not
+        repeat, RankError for a rank V cannot have, MemoryBudgetError, ThetaError for a pattern that matches no
+        parameter.
         """
+        images = self._examples(images, reset=True)
+        if model_samples is not None:
+            model_samples = self._like_the_fitted(checked(model_samples, "model_samples"))
         self.n_outputs_ = self._output_count(images)
         scores = self._scores()
         scores.probe(images, self._block)
@@ -122,14 +134,15 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
                           f"raise passes={self.passes} or lower rank", ConvergenceWarning, stacklevel=2)
         return self
 
-    def transform(self, images: Examples) -> Float[np.ndarray, "m *outputs k"]:
+    def transform(self, images: Given) -> Float[np.ndarray, "m *outputs k"]:
         """e(x) for each image, at the price of one gradient an image and output; (m, outputs, k) for outputs="all"."""
         check_is_fitted(self, "singular_values_")
+        images = self._examples(images, reset=False)
         statistics = FisherStatistics(self.mean_score_, self.fisher_diagonal_, 0)
         rows = embed(self._vectors(self._scores(), images, statistics), self.right_, progress=self.progress)
         return self._scaled(rows)
 
-    def fit_transform(self, images: Examples, y: None = None, **options: Any) -> Float[np.ndarray, "n *m k"]:
+    def fit_transform(self, images: Given, y: Any = None, **options: Any) -> Float[np.ndarray, "n *m k"]:
         """`fit`, then U diag(s): the fitted images' embeddings need no further pass."""
         self.fit(images, y, **options)
         return self._scaled(self.left_ * self.singular_values_.astype(self.left_.dtype)[None, :])
@@ -148,7 +161,8 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
             writer.put("right", np.asarray(self.right_))
             writer.attributes.update(rank=self.rank, damping=self.damping, scaling=self.scaling, fitted=self.fitted_,
                                      strategy=self.strategy_, kernel=self.kernel, outputs=self.outputs,
-                                     n_outputs=self.n_outputs_, **self._choice())
+                                     n_outputs=self.n_outputs_, example_shape=list(self.example_shape_),
+                                     **self._choice())
 
     @classmethod
     def load(cls, path: Path | str, log_density: LogDensity, params: PyTree, **options: Any) -> NeuralFisherKernel:
@@ -169,7 +183,36 @@ class NeuralFisherKernel(TransformerMixin, BaseEstimator):
         loaded.right_ = jnp.asarray(found["right"][:])
         loaded.fitted_, loaded.strategy_, loaded.n_outputs_ = kept["fitted"], kept["strategy"], kept["n_outputs"]
         loaded.n_features_out_ = len(loaded.singular_values_)
+        loaded.example_shape_ = tuple(kept["example_shape"])
+        loaded.n_features_in_ = math.prod(loaded.example_shape_)
         return loaded
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        tags.transformer_tags.preserves_dtype = []  # embeddings have the dtype of params, whatever the images'
+        return tags
+
+    @property
+    def _n_features_out(self) -> int:
+        """What scikit-learn names the columns by."""
+        return self.n_features_out_
+
+    def _examples(self, images: Given, *, reset: bool) -> CheckedExamples:
+        """The images, of which `reset` keeps the shape; without it they must have that of the fitted ones."""
+        examples = checked(images)
+        validate_data(self, images, reset=reset, skip_check_array=True, ensure_2d=False)  # a data frame's columns
+        if reset:
+            self.example_shape_ = examples.shape[1:]
+            self.n_features_in_ = math.prod(self.example_shape_)
+        return self._like_the_fitted(examples)
+
+    def _like_the_fitted(self, examples: CheckedExamples) -> CheckedExamples:
+        if (shape := examples.shape[1:]) != self.example_shape_:
+            raise ValueError(f"X has {math.prod(shape)} features, but NeuralFisherKernel is expecting "
+                             f"{self.n_features_in_} features as input: examples of shape {shape} beside fitted ones "
+                             f"of {self.example_shape_}; give both the same shape")
+        return examples
 
     def _scores(self) -> Scores:
         """The scores, compiled once for this function, these parameters, this choice of them and this key."""

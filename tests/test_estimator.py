@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
+import pickle
+import subprocess
+import sys
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.exceptions import ConvergenceWarning, NotFittedError
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from nfk import NeuralFisherKernel
 from nfk.store import StoreError
@@ -161,3 +171,92 @@ def test_fewer_modes_than_asked_where_the_matrix_has_no_more():
     found = NeuralFisherKernel(linear, {"w": jnp.ones(8)}, rank=8).fit(np.repeat(images(5), 4, axis=0))
     assert found.n_features_out_ == 4  # five different images, centred
     assert found.transform(images(3)).shape == (3, 4)
+
+
+def test_every_check_of_scikit_learn_passes(request):
+    # a clone compiles the programs of its original again: here they are all kept, however small
+    compiled = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "SCIPY_ARRAY_API": "1"}
+    done = subprocess.run([sys.executable, "-W", "error", "-m", "tests.scikit_learn_checks"], capture_output=True,
+                          text=True, cwd=request.config.rootpath, env=os.environ | compiled, timeout=300)
+    assert done.returncode == 0, done.stderr
+    status = json.loads(done.stdout)
+    assert {check: found for check, found in status.items() if found != "passed"} == {}
+    assert len(status) > 40
+
+
+def bright_and_dark(n, seed=0):
+    labels = np.arange(n) % 2
+    return images(n, seed) * (0.6 + 0.4 * labels[:, None, None, None]).astype(np.float32), labels
+
+
+def test_it_is_the_first_step_of_a_pipeline():
+    x, labels = bright_and_dark(80)
+    pipeline = make_pipeline(estimator(), StandardScaler(), LogisticRegression())
+    assert pipeline.fit(x, labels).score(*bright_and_dark(40, 1)) > 0.9
+    assert pipeline[:-1].get_feature_names_out()[-1] == f"neuralfisherkernel{RANK - 1}"
+
+
+def test_model_samples_pass_through_a_pipeline():
+    x, labels = bright_and_dark(40)
+    pipeline = make_pipeline(estimator(), StandardScaler())
+    pipeline.fit(x, labels, neuralfisherkernel__model_samples=images(60, 9))
+    alone = estimator().fit(x, model_samples=images(60, 9))
+    assert np.array_equal(pipeline[0].fisher_diagonal_, alone.fisher_diagonal_)
+
+
+def test_a_search_over_rank_finds_that_one_component_is_too_few():
+    x, labels = bright_and_dark(60)
+    search = GridSearchCV(make_pipeline(estimator(scaling="unit"), LogisticRegression()),
+                          {"neuralfisherkernel__rank": [1, 6]}, cv=2).fit(x, labels)
+    assert search.best_params_ == {"neuralfisherkernel__rank": 6}
+    assert search.best_estimator_[0].n_features_out_ == 6
+    assert search.predict(images(3)).shape == (3,)
+
+
+def test_a_smaller_rank_is_the_leading_columns_of_a_larger():
+    few, many = (estimator(rank=rank).fit_transform(images(60)) for rank in (4, 9))
+    assert few == pytest.approx(many[:, :4], abs=1e-4 * float(np.abs(many).max()))
+
+
+def test_pickled_it_embeds_the_same():
+    kept = estimator(key=jax.random.key(3)).fit(images(40))
+    again = pickle.loads(pickle.dumps(kept))  # noqa: S301 (made here)
+    assert np.array_equal(again.transform(images(5, 2)), kept.transform(images(5, 2)))
+
+
+def test_an_example_has_a_shape_and_so_many_numbers(fitted, tmp_path):
+    fitted.save(tmp_path / "kernel.zarr")
+    for kernel in (fitted, NeuralFisherKernel.load(tmp_path / "kernel.zarr", log_density, weights(0))):
+        assert (kernel.example_shape_, kernel.n_features_in_) == ((8, 8, 1), 64)
+        with pytest.raises(ValueError, match=r"X has 128 features, but NeuralFisherKernel is expecting 64 features as "
+                                             r"input: examples of shape \(8, 8, 2\) beside fitted ones of \(8, 8, 1\)"):
+            kernel.transform(np.zeros((2, 8, 8, 2), np.float32))
+
+
+def spoilt(number, row):
+    x = images(90, 1)
+    x[row, 3, 3, 0] = number
+    return x
+
+
+@pytest.mark.parametrize(("x", "message"), [
+    (spoilt(np.nan, 70), "example 70 holds NaN or an infinity"),
+    (spoilt(-np.inf, 3), "example 3 holds NaN or an infinity"),
+    (jnp.asarray(spoilt(np.nan, 89)), "example 89 holds NaN or an infinity"),
+    (images(90).astype(np.complex64), "examples are complex64; give real numbers"),
+    (np.zeros(64, np.float32), r"images has shape \(64,\), .* images\[None\] if it is one example"),
+    (images(0), r"0 sample\(s\) \(shape=\(0, 8, 8, 1\)\) while a minimum of 1 is required; images is empty"),
+    (images(3)[:, :0], r"0 feature\(s\) .* images holds no numbers"),
+    (images(1), "1 samples give no variance; give at least 2"),
+])
+def test_examples_that_cannot_be_are_refused_by_name(x, message):
+    with pytest.raises(ValueError, match=message) as told:
+        estimator().fit(x)
+    assert "\n" not in str(told.value)
+
+
+def test_new_examples_are_looked_at_too(fitted):
+    with pytest.raises(ValueError, match="example 70 holds NaN"):
+        fitted.transform(spoilt(np.nan, 70))
+    with pytest.raises(ValueError, match="X has 128 features"):
+        estimator().fit(images(20), model_samples=np.zeros((9, 8, 8, 2), np.float32))
