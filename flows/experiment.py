@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows.experiment_spec import FOLDER, Experiment, ExperimentError, Size, load, params_text
-from flows.sweep import CombinationFailed, committed, prepare, run_stages
+from flows.own_workspace import StagesFailed, committed, prepare, run_stages
 from nfk import tracking
 from nfk.store import write_json
 from nfk.workspace_lock import workspace_lock
@@ -43,7 +43,7 @@ def experiment(
 ) -> Path:
     """Run what is missing of the experiment, write its results; the table's file.
 
-    Unfinished when `minutes` are over, CombinationFailed where a stage failed, ExperimentError for what is not there.
+    Unfinished when `minutes` are over, StagesFailed where a stage failed, ExperimentError for what is not there.
     """
     spec, commit = load(name), committed(str(RESULTS))
     if size not in spec.sizes:
@@ -61,7 +61,7 @@ def experiment(
             started = time.monotonic()
             try:
                 run_stages(place.folder, say, seconds=left)
-            except CombinationFailed as error:
+            except StagesFailed as error:
                 if end is not None and time.monotonic() >= end:
                     raise Unfinished(f"{minutes:g} minutes are over in {place.folder.name}; the same command goes "
                                      "on") from error

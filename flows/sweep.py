@@ -12,8 +12,6 @@ from __future__ import annotations
 import csv
 import json
 import logging
-import os
-import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -26,32 +24,22 @@ from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, as_completed
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from flows.own_workspace import StagesFailed, WorkspaceRefused, committed, prepare, run_stages
 from flows.pipeline import FAILED, REFUSED
 from flows.plain_failures import WithoutTraceback
 from flows.process_group import run_streamed
 from flows.results import metric_rows
 from nfk import params as parameters
-from nfk import tracking
 from nfk.store import write_json
 from nfk.workspace_lock import WorkspaceBusy, workspace_lock
 
 WORKSPACES = Path(".nfk/sweep")
 RESULTS = Path("sweep")
-_UNTRACKED = 3  # of `nfk repro`: results are whole, records wait
-_OWN = frozenset({"params.yaml", "dvc.lock"})  # may differ from the commit: a sweep writes the one, DVC the other
 COLUMNS = ("data", "family", "rank", "features", "probe", "accuracy", "standard error", "state")
 
 
-class SweepRefused(ValueError):
-    """The sweep does not start; the message is one line."""
-
-
-class CombinationFailed(RuntimeError):
-    """One combination ended with an error; the others go on."""
-
-
 for _name in ("prefect.task_runs", "prefect.flow_runs"):
-    logging.getLogger(_name).addFilter(WithoutTraceback(CombinationFailed, SweepRefused))
+    logging.getLogger(_name).addFilter(WithoutTraceback(StagesFailed, WorkspaceRefused))
 
 
 class SweepOptions(BaseModel):
@@ -91,7 +79,7 @@ def sweep(options: SweepOptions = SweepOptions()) -> list[dict[str, Any]]:  # no
     shown = [row for row in rows if row["features"] in (None, f"nfk-{row['rank']}")]
     create_table_artifact(key="nfk-sweep", table=shown, description="Test accuracy of each combination")
     if failed:
-        raise CombinationFailed(f"{len(failed)} of {len(wanted)} combinations failed: {', '.join(failed)}; the others "
+        raise StagesFailed(f"{len(failed)} of {len(wanted)} combinations failed: {', '.join(failed)}; the others "
                                 f"are in {RESULTS}; the same command tries these again")
     return rows
 
@@ -143,42 +131,13 @@ def run_combination(combination: Combination, commit: str, *, seconds: float) ->
     write_json(done, mark)
 
 
-def prepare(folder: Path, commit: str, params: str) -> None:
-    """The project at `commit` in `folder`, with `params` and the project's DVC cache."""
-    from dvc.repo import Repo
-
-    if not (folder / ".git").exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        _git("clone", "--quiet", "--no-checkout", str(Path.cwd()), str(folder))
-    _git("fetch", "--quiet", "origin", commit, folder=folder)
-    _git("checkout", "--quiet", "--force", "--detach", commit, folder=folder)
-    with Repo() as project:
-        cache = project.cache.local.path
-    (folder / ".dvc/config.local").write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
-    (folder / "params.yaml").write_text(params, encoding="utf-8")
-
-
-def run_stages(folder: Path, say: Callable[[str], None], *, seconds: float) -> None:
-    """`nfk repro` in the workspace, by the workspace's own code; CombinationFailed with its last line."""
-    path = os.pathsep.join(filter(None, (str(folder.resolve()), os.environ.get("PYTHONPATH"))))
-    tracker = _absolute(tracking.tracking_uri(parameters.load().tracking))
-    environment = {"PYTHONPATH": path, "MLFLOW_TRACKING_URI": tracker, tracking.ENVIRONMENT_VARIABLE: ""}
-    ended = run_streamed([sys.executable, "-m", "nfk", "repro"], say, seconds=seconds, environment=environment,
-                         folder=folder)
-    if ended.timed_out:
-        raise CombinationFailed(f"{folder.name}: ran longer than seconds={seconds:g}")
-    if ended.status not in (0, _UNTRACKED):
-        raise CombinationFailed(f"{folder.name}: failed with exit status {ended.status}: {ended.last_line}; "
-                                f"`cd {folder} && nfk repro` repeats it alone")
-
-
 def save_experiment(folder: Path, name: str, say: Callable[[str], None]) -> None:
     """What the workspace holds as the project's DVC experiment `name`; its outputs are in the project's cache."""
     for command in (("exp", "save", "--quiet", "--force", "--name", name),
                     ("exp", "push", "--quiet", "--force", "--no-cache", "origin", name)):
         ended = run_streamed([sys.executable, "-m", "dvc", *command], say, seconds=600.0, folder=folder)
         if ended.status != 0:
-            raise CombinationFailed(f"{name}: `dvc {command[0]} {command[1]}` failed: {ended.last_line}")
+            raise StagesFailed(f"{name}: `dvc {command[0]} {command[1]}` failed: {ended.last_line}")
 
 
 def params_text(combination: Combination, base: Path = parameters.PARAMS_FILE) -> str:
@@ -221,29 +180,6 @@ def write_tables(rows: list[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-def committed(results: str | None = None) -> str:
-    """HEAD; SweepRefused where tracked files differ from it, since the clones would not have the difference. Files of
-    the folder `results` may."""
-    changed = [line[3:] for line in _git("status", "--porcelain", "--untracked-files=no").splitlines()]
-    if others := [name for name in changed if name not in _OWN and not (results and name.startswith(f"{results}/"))]:
-        raise SweepRefused(f"{others[0]} has changes that no commit holds: a sweep runs what is committed; commit or "
-                           "stash them")
-    return _git("rev-parse", "HEAD").strip()
-
-
-def _git(*arguments: str, folder: Path = Path()) -> str:
-    done = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise SweepRefused(f"`git {arguments[0]}` failed: {done.stderr.strip().splitlines()[-1:]}")
-    return done.stdout
-
-
-def _absolute(uri: str) -> str:
-    """A SQLite file named from here, for processes that run elsewhere."""
-    scheme, three, path = uri.partition(":///")
-    return f"{scheme}{three}{Path(path).resolve()}" if scheme == "sqlite" and path else uri
-
-
 def _main(
     family: Annotated[list[str] | None, typer.Option(help="a family of params.yaml; repeatable; none: all")] = None,
     rank: Annotated[list[int] | None, typer.Option(help="a value of svd.rank; repeatable")] = None,
@@ -260,9 +196,9 @@ def _main(
     except ValidationError as error:
         _end("; ".join(f"{'.'.join(map(str, fault['loc']))}={fault['input']!r}: {fault['msg']}"
                        for fault in error.errors()), REFUSED)
-    except (parameters.ParamsError, SweepRefused, WorkspaceBusy) as error:
+    except (parameters.ParamsError, WorkspaceRefused, WorkspaceBusy) as error:
         _end(str(error), REFUSED)
-    except CombinationFailed as error:
+    except StagesFailed as error:
         _end(str(error), FAILED)
     print(RESULTS / "results.csv")
 

@@ -266,7 +266,7 @@ def experiment(
     except experiments.Unfinished as error:
         print(f"nfk: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_UNFINISHED) from None
-    except experiments.CombinationFailed as error:
+    except experiments.StagesFailed as error:
         print(f"nfk: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_FAILED) from None
 

@@ -10,7 +10,7 @@ import pytest
 
 from flows import experiment as module
 from flows.experiment_spec import FOLDER, ExperimentError, load, names, params_text
-from flows.sweep import CombinationFailed
+from flows.own_workspace import StagesFailed
 
 ROOT = Path(__file__).parents[2]
 SPEC = {
@@ -72,7 +72,7 @@ def test_a_slice_that_is_over_writes_no_table_and_says_how_to_go_on(project, mon
     def cut(folder, say, *, seconds):
         assert seconds <= 0.06
         while True:
-            raise CombinationFailed(f"{folder.name}: ran longer than seconds={seconds:g}")
+            raise StagesFailed(f"{folder.name}: ran longer than seconds={seconds:g}")
 
     monkeypatch.setattr(module, "run_stages", cut)
     monkeypatch.setattr(module.time, "monotonic", iter([0.0, 0.01, 0.02, 1.0, 2.0]).__next__)
@@ -83,10 +83,10 @@ def test_a_slice_that_is_over_writes_no_table_and_says_how_to_go_on(project, mon
 
 def test_a_stage_that_fails_is_no_slice(project, monkeypatch):
     def fail(folder, say, *, seconds):
-        raise CombinationFailed("svd failed")
+        raise StagesFailed("svd failed")
 
     monkeypatch.setattr(module, "run_stages", fail)
-    with pytest.raises(CombinationFailed, match="svd failed"):
+    with pytest.raises(StagesFailed, match="svd failed"):
         module.experiment("two", minutes=5.0, say=lambda text: None)
 
 

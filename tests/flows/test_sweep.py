@@ -32,9 +32,9 @@ class Stages:
         with self._lock:
             self.at_once -= 1
         if folder.name in self.broken:
-            from flows.sweep import CombinationFailed
+            from flows.own_workspace import StagesFailed
 
-            raise CombinationFailed(f"{folder.name}: failed with exit status 1: loss is NaN")
+            raise StagesFailed(f"{folder.name}: failed with exit status 1: loss is NaN")
         params = parameters.load(folder / "params.yaml")
         (family,) = params.families
         metrics = folder / "evaluation" / family / "metrics.json"
@@ -55,12 +55,12 @@ def stages(workspace: Path, monkeypatch: pytest.MonkeyPatch) -> Stages:
 def test_a_failed_combination_stops_no_other_and_only_it_is_tried_again(workspace: Path, stages: Stages) -> None:
     from prefect.client.orchestration import get_client
 
-    from flows.sweep import CombinationFailed, SweepOptions, sweep
+    from flows.sweep import StagesFailed, SweepOptions, sweep
 
     names = [f"sweep-digits-{family}-r{rank}" for rank in (4, 8) for family in ("gan", "vae")]
     stages.broken = {names[1]}
     options = SweepOptions(ranks=(4, 8), parallel=2)
-    with pytest.raises(CombinationFailed, match=f"1 of 4 combinations failed: {names[1]}; the others are in sweep"):
+    with pytest.raises(StagesFailed, match=f"1 of 4 combinations failed: {names[1]}; the others are in sweep"):
         sweep(options)
     assert sorted(stages.ran) == sorted(names) and stages.most_at_once == 2
     with open("sweep/results.csv", newline="") as file:
@@ -80,12 +80,12 @@ def test_a_failed_combination_stops_no_other_and_only_it_is_tried_again(workspac
 
 @pytest.mark.usefixtures("stages")
 def test_what_no_commit_holds_is_refused(workspace: Path) -> None:
-    from flows.sweep import SweepRefused, committed
+    from flows.sweep import WorkspaceRefused, committed
 
     (workspace / "params.yaml").write_text((workspace / "params.yaml").read_text() + "seed: 1\n")  # may differ
     assert len(committed()) == 40
     (workspace / "fit.py").write_text("changed")
-    with pytest.raises(SweepRefused, match=r"fit\.py has changes that no commit holds"):
+    with pytest.raises(WorkspaceRefused, match=r"fit\.py has changes that no commit holds"):
         committed()
 
 
