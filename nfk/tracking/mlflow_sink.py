@@ -10,12 +10,13 @@ that is written carries the record's own times, so that sending again writes the
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stdout
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
@@ -60,8 +61,9 @@ def _send_all(request: Request) -> Iterator[Outcome]:
     from mlflow import MlflowClient
 
     try:
-        client = MlflowClient(tracking_uri=request["uri"])
-        experiment_id = _retried(lambda: _experiment(client, request))
+        with _first(request["uri"]):
+            client = MlflowClient(tracking_uri=request["uri"])
+            experiment_id = _retried(lambda: _experiment(client, request))
     except Exception as error:
         yield Outcome(entry=request["entries"][0], error=_explain(error))
         return
@@ -74,6 +76,19 @@ def _send_all(request: Request) -> Iterator[Outcome]:
                 return
         else:
             yield Outcome(entry=entry, error=None)
+
+
+@contextmanager
+def _first(uri: str) -> Iterator[None]:
+    """One process at a time: MLflow's client makes a new SQLite store's tables, and two that do so at once
+    leave a store that nobody can open. A lock beside the database, freed by the system with its holder."""
+    scheme, _, path = uri.partition(":///")
+    if scheme != "sqlite" or not path:
+        yield
+        return
+    with Path(f"{path}.lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _retried(action: Any) -> Any:

@@ -253,3 +253,12 @@ def test_importing_the_tracker_imports_no_heavy_library() -> None:
 def test_times_are_utc_by_default() -> None:
     made = StageRecord(stage="data", started=datetime.now(UTC) - timedelta(seconds=1))
     assert made.ended > made.started and made.ended.utcoffset() == timedelta(0)
+
+
+def test_two_processes_that_come_first_make_one_store(tmp_path: Path) -> None:
+    code = ("import sys; from nfk.tracking.mlflow_sink import _send_all; "
+            "list(_send_all({'uri': sys.argv[1], 'experiment': 'nfk', 'entries': []}))")
+    command = [sys.executable, "-c", code, f"sqlite:///{tmp_path}/mlflow.db"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    ended = [(process.communicate()[0], process.returncode) for process in both]
+    assert [status for _, status in ended] == [0, 0], ended
