@@ -237,7 +237,8 @@ def _is_of(process: psutil.Process, run_id: str) -> bool:
 def test_a_run_killed_with_its_worker_in_svd_goes_on_from_its_blocks(deployed: Servers) -> None:
     """SIGKILL for all of it, as a power cut: the worker, started again, takes the run up under its id."""
     clone = deployed.clone  # noqa: F811
-    clone.write_params(TINY.replace("rank: 12", "rank: 11"))
+    # in blocks of 2 a pass lasts long enough to be killed in, on a busy machine too
+    clone.write_params(TINY.replace("rank: 12", "rank: 11").replace("stream, block: 32", "stream, block: 2"))
     before = len(deployed.worker.said().encode())
     run_id = start_deployment(deployed)
     scratch = clone.folder / ".nfk/scratch"
