@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import flax.linen as nn
@@ -11,14 +11,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int32, Key, PyTree, UInt8
+from jaxtyping import Array, Float, Key, PyTree, UInt8
 
-from nfk.checkpoint import Checkpoint
 from nfk.family_params import ConvVaeParams
 from nfk.models.convolution import Conv, DoublingConvolution
-from nfk.models.likelihood import fit
 from nfk.models.vae import Bound, Hidden, Vae
-from nfk.training import Check, Progress, Trained, at_least, require_images, unit_range
+from nfk.training import Check, at_least, unit_range
 
 _CHUNK = 256
 
@@ -113,27 +111,10 @@ class ConvVae(Vae):
     def network(self) -> _Network:
         return _Network(self.config, self.image_shape)
 
-    def train(
-        self,
-        images: UInt8[np.ndarray, "n h w c"],
-        labels: Int32[np.ndarray, " n"],
-        validation: tuple[UInt8[np.ndarray, "m h w c"], Int32[np.ndarray, " m"]],
-        key: Key[Array, ""],
-        progress: Progress | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> Trained[ConvVae]:
-        """Adam on the negative ELBO with one noise an image; labels are not used.
-
-        Equal keys give equal networks. Raises TrainingError where the loss is not finite.
-        """
-        require_images(images, labels, self.image_shape, self.classes, self.config.batch)
-        config = self.config
-        params, history = fit(
-            self.network, self.params, images, labels, validation[0], batch=config.batch, epochs=config.epochs,
-            learning_rate=config.learning_rate, key=key, progress=progress, checkpoint=checkpoint)
-        metrics = {name: values[-1] for name, values in history.items()}
-        return Trained(replace(self, variables={"params": params}), history, metrics,
-                       appraise(metrics, images, validation[0]))
+    def appraise(
+        self, metrics: dict[str, float], images: UInt8[np.ndarray, "n h w c"], held_out: UInt8[np.ndarray, "m h w c"]
+    ) -> list[Check]:
+        return appraise(metrics, images, held_out)
 
 
 @dataclass(frozen=True)

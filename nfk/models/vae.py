@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PyTree
+import numpy as np
+from jaxtyping import Array, Float, Int32, Key, PyTree, UInt8
 
+from nfk.checkpoint import Checkpoint
 from nfk.family_params import VaeParams
 from nfk.models.fixed_noise import fixed_noise
 from nfk.models.image_model import ImageModel
-from nfk.models.likelihood import Objective
+from nfk.models.likelihood import Objective, fit
+from nfk.training import Check, Progress, Trained, require_images
 
 Hidden = dict[str, Float[Array, "b ..."]]
 
@@ -100,3 +103,36 @@ class Vae(ImageModel):
     def activations(self, x: Float[Array, "b h w c"]) -> Hidden:
         """Every hidden layer's output, encoder to decoder; the decoder's at the posterior mean."""
         return self.network.bound(self.params, x, None)[1]
+
+    @property
+    def descent(self) -> dict[str, Any]:
+        """What `nfk.models.likelihood.fit` is told beyond batch, epochs and rate."""
+        return {}
+
+    @abstractmethod
+    def appraise(
+        self, metrics: dict[str, float], images: UInt8[np.ndarray, "n h w c"], held_out: UInt8[np.ndarray, "m h w c"]
+    ) -> list[Check]:
+        """Whether a training with these metrics learnt the images."""
+
+    def train(
+        self,
+        images: UInt8[np.ndarray, "n h w c"],
+        labels: Int32[np.ndarray, " n"],
+        validation: tuple[UInt8[np.ndarray, "m h w c"], Int32[np.ndarray, " m"]],
+        key: Key[Array, ""],
+        progress: Progress | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Trained[Vae]:
+        """Adam on the negative ELBO with one noise an image, by `descent`; labels are not used.
+
+        Equal keys give equal networks. Raises TrainingError where the loss is not finite.
+        """
+        require_images(images, labels, self.image_shape, self.classes, self.config.batch)
+        config = self.config
+        params, history = fit(
+            self.network, self.params, images, labels, validation[0], batch=config.batch, epochs=config.epochs,
+            learning_rate=config.learning_rate, key=key, progress=progress, checkpoint=checkpoint, **self.descent)
+        metrics = {name: values[-1] for name, values in history.items()}
+        return Trained(replace(self, variables={"params": params}), history, metrics,
+                       self.appraise(metrics, images, validation[0]))

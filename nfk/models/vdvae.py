@@ -4,25 +4,23 @@ generalize autoregressive models and can outperform them on images", arXiv 2011.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int32, Key, PyTree, UInt8
+from jaxtyping import Array, Float, Key, PyTree, UInt8
 
-from nfk.checkpoint import Checkpoint
 from nfk.family_params import VdvaeParams
 from nfk.models.convolution import Conv
 from nfk.models.exact_likelihood import bits_per_dimension, independent_pixels_log_likelihood
-from nfk.models.likelihood import fit
 from nfk.models.logistic_mixture import draw_pixel, log_probability, mixture, outputs_for
 from nfk.models.resample import doubled, halved
 from nfk.models.vae import Bound, Hidden, Vae
-from nfk.training import Check, Progress, Trained, TrainingError, at_least, require_images, unit_range
+from nfk.training import Check, TrainingError, at_least, unit_range
 
 _BLOCK = 256
 _CLIP = 1000.0
@@ -221,29 +219,14 @@ class Vdvae(Vae):
         keys = jax.random.split(key, -(-count // _BLOCK))
         return np.concatenate([np.asarray(_draw(self.network, self.params, each)) for each in keys])[:count]
 
-    def train(
-        self,
-        images: UInt8[np.ndarray, "n h w c"],
-        labels: Int32[np.ndarray, " n"],
-        validation: tuple[UInt8[np.ndarray, "m h w c"], Int32[np.ndarray, " m"]],
-        key: Key[Array, ""],
-        progress: Progress | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> Trained[Vdvae]:
-        """Adam on the negative ELBO with one noise an image, clipped, its rate falling by a cosine to zero; what is
-        returned is the moving average of the parameters. Labels are not used.
+    @property
+    def descent(self) -> dict[str, Any]:
+        return {"ema": self.config.ema, "clip": _CLIP, "cosine": True}
 
-        Equal keys give equal networks. Raises TrainingError where the loss is not finite.
-        """
-        require_images(images, labels, self.image_shape, self.classes, self.config.batch)
-        config = self.config
-        params, history = fit(
-            self.network, self.params, images, labels, validation[0], batch=config.batch, epochs=config.epochs,
-            learning_rate=config.learning_rate, key=key, ema=config.ema, clip=_CLIP, cosine=True, progress=progress,
-            checkpoint=checkpoint)
-        metrics = {name: values[-1] for name, values in history.items()}
-        return Trained(replace(self, variables={"params": params}), history, metrics,
-                       appraise(metrics, images, validation[0]))
+    def appraise(
+        self, metrics: dict[str, float], images: UInt8[np.ndarray, "n h w c"], held_out: UInt8[np.ndarray, "m h w c"]
+    ) -> list[Check]:
+        return appraise(metrics, images, held_out)
 
 
 @dataclass(frozen=True)
