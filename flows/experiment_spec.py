@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -10,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from nfk import params as parameters
+from nfk.nearest import did_you_mean
 
 FOLDER = Path("infra/experiments")
 Size = Literal["cpu", "paper"]
@@ -103,9 +103,8 @@ def load(name: str) -> Experiment:
     from ruamel.yaml.error import YAMLError
 
     if name not in names():
-        near = difflib.get_close_matches(name, names(), n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ""
-        raise ExperimentError(f"no experiment {name!r}{hint}; there are {', '.join(names()) or 'none'} in {FOLDER}")
+        raise ExperimentError(f"no experiment {name!r}{did_you_mean(name, names())}; there are "
+                              f"{', '.join(names()) or 'none'} in {FOLDER}")
     file = FOLDER / f"{name}.yaml"
     try:
         content = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))

@@ -6,7 +6,6 @@ the value, the bound and, for a misspelt key, the nearest allowed name.
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from nfk.family_params import MODEL_PARAMS, AnyFamily, CustomParams
+from nfk.nearest import did_you_mean
 from nfk.section import Name, Pattern, PositiveInt, Section
 
 PARAMS_FILE = Path("params.yaml")
@@ -132,7 +132,7 @@ class Params(Section):
     def _consistent(self) -> Params:
         for name in self.theta:
             if name not in self.families:
-                raise ValueError(f"theta.{name}: no such family{_nearest(name, self.families)}; "
+                raise ValueError(f"theta.{name}: no such family{did_you_mean(name, self.families)}; "
                                  f"there are {', '.join(self.families)}")
         used = self.svd.examples or self.data.train
         for key, value, bound, of in (
@@ -159,7 +159,7 @@ class Params(Section):
         """The family called `name`, or a ParamsError that lists those there are."""
         if name not in self.families:
             raise ParamsError(f"family {name!r} is not in params.yaml; there are "
-                              f"{', '.join(self.families)}{_nearest(name, self.families)}")
+                              f"{', '.join(self.families)}{did_you_mean(name, self.families)}")
         return self.families[name]
 
 
@@ -218,10 +218,10 @@ def _explain(fault: Any, content: dict[str, Any]) -> str:
     key = ".".join(str(part) for part in location)
     if fault["type"] == "extra_forbidden":
         allowed = _allowed_keys(location[:-1], content)
-        return f"{key}: unknown key{_nearest(str(location[-1]), allowed)}; allowed: {', '.join(sorted(allowed))}"
+        return f"{key}: unknown key{did_you_mean(str(location[-1]), allowed)}; allowed: {', '.join(sorted(allowed))}"
     if fault["type"] == "union_tag_invalid":
         found = fault["ctx"]["tag"]
-        return (f"{key}.model={found!r}: unknown model{_nearest(found, MODEL_PARAMS)}; "
+        return (f"{key}.model={found!r}: unknown model{did_you_mean(found, MODEL_PARAMS)}; "
                 f"allowed: {', '.join(MODEL_PARAMS)}, or module:function of your own")
     if fault["type"] == "union_tag_not_found":
         return f"{key}.model: missing; allowed: {', '.join(MODEL_PARAMS)}"
@@ -252,8 +252,3 @@ def _allowed_keys(location: list[Any], content: dict[str, Any]) -> set[str]:
         else:
             section = section.model_fields[part].annotation
     return set(section.model_fields)
-
-
-def _nearest(word: str, allowed: Any) -> str:
-    close = difflib.get_close_matches(word, list(allowed), n=1)
-    return f", did you mean {close[0]!r}?" if close else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -10,6 +9,7 @@ import numpy as np
 
 from nfk.data.image_set import DataError
 from nfk.data.source import Block, Source
+from nfk.nearest import did_you_mean
 
 
 def of_classes(source: Source, names: Sequence[str]) -> Source:
@@ -19,10 +19,8 @@ def of_classes(source: Source, names: Sequence[str]) -> Source:
     """
     for name in names:
         if name not in source.class_names:
-            near = difflib.get_close_matches(name, source.class_names, n=1)
-            hint = f", did you mean {near[0]!r}?" if near else ""
-            raise DataError(f"data.classes: no class {name!r} in {source.source}{hint}; there are "
-                            f"{', '.join(source.class_names)}")
+            raise DataError(f"data.classes: no class {name!r} in {source.source}"
+                            f"{did_you_mean(name, source.class_names)}; there are {', '.join(source.class_names)}")
     if len(set(names)) < len(names):
         raise DataError(f"data.classes: {', '.join(names)} names a class twice; name each once")
     number = np.full(len(source.class_names), -1, np.int32)

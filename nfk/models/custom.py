@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import math
@@ -22,6 +21,7 @@ from jaxtyping import Array, Float, Key
 from nfk.family_params import CustomParams
 from nfk.models.architecture import architecture
 from nfk.models.image_model import ImageModel
+from nfk.nearest import did_you_mean
 from nfk.training import Trained, TrainingError
 
 PyTree = Any
@@ -173,8 +173,7 @@ def _find(name: str) -> Callable[..., Any]:
     module_name, _, attribute = name.partition(":")
     found = getattr(_module(module_name), attribute, None)
     if found is None:
-        near = difflib.get_close_matches(attribute, dir(_module(module_name)), n=1)
-        hint = f", did you mean {near[0]!r}?" if near else ""
+        hint = did_you_mean(attribute, dir(_module(module_name)))
         raise CustomError(f"module {module_name} has no {attribute!r}{hint}; change model in params.yaml")
     if not callable(found):
         raise CustomError(f"{name} is {type(found).__name__}, not a function; it must be "

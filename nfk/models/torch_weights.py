@@ -14,7 +14,6 @@ find its place, and every place its array.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -28,6 +27,7 @@ import safetensors
 from jaxtyping import PyTree
 
 from nfk.family_params import TorchParams
+from nfk.nearest import did_you_mean
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
@@ -65,10 +65,8 @@ def from_torch(expected: PyTree, layout: TorchLayout, source: TorchParams, chann
         name = "/".join(module)
         key = f"{modules.get(name, name.replace('/', '.'))}.{_LEAVES[last]}"
         if key not in named:
-            near = difflib.get_close_matches(key, named, n=1)
-            hint = f", nearest {near[0]}" if near else ""
-            raise TorchWeightsError(f"{source.path}: no array {key}{hint}; name PyTorch's module for {name} in "
-                                    "torch.modules of params.yaml")
+            raise TorchWeightsError(f"{source.path}: no array {key}{did_you_mean(key, named)}; name PyTorch's module "
+                                    f"for {name} in torch.modules of params.yaml")
         used.add(key)
         array = _arranged(named[key], last, leaf.ndim, layout.flattened.get(name))
         if array.shape != leaf.shape:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from nfk.nearest import did_you_mean
 from nfk.registry.client import RegistryError
 
 if TYPE_CHECKING:
@@ -80,10 +80,8 @@ def find(client: MlflowClient, reference: str) -> Entry:
     known = {entry.version: entry for entry in entries(client, name)}
     if not known:
         there = sorted(model.name for model in client.search_registered_models(f"name LIKE '{_PREFIX}%'"))
-        nearest = difflib.get_close_matches(name, there, n=1)
-        hint = f", did you mean {nearest[0]!r}?" if nearest else ""
-        raise RegistryError(f"no registered model {name!r}{hint}; there are {', '.join(there) or 'none'}; "
-                            "`nfk registry register FAMILY` makes one")
+        raise RegistryError(f"no registered model {name!r}{did_you_mean(name, there)}; there are "
+                            f"{', '.join(there) or 'none'}; `nfk registry register FAMILY` makes one")
     if which.isdigit():
         if which not in known:
             raise RegistryError(f"{name} has no version {which}; there are {', '.join(sorted(known, key=int))}")
