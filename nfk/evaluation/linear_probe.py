@@ -12,6 +12,10 @@ from nfk.evaluation.accuracy import accuracy
 from nfk.evaluation.features import Features, Labels
 from nfk.evaluation.linear_classifiers import LinearClassifier, logistic_path, squared_hinge_path
 
+PATIENCE = 2
+"""So many strengths below the best before them end a path. A weaker penalty takes more steps, and beyond
+the best it only fits the training images better: on 3,072 pixels of CIFAR-10 most of the time went there."""
+
 
 class Probe(NamedTuple):
     accuracy: float
@@ -45,9 +49,22 @@ class Choice(NamedTuple):
 
 def best_on_validation(path: Iterable[LinearClassifier], rows: Float[np.ndarray, "v d"],
                        labels: Integer[np.ndarray, "v"]) -> Choice:
-    """The classifier with the highest validation accuracy; among equals the most strongly penalised."""
-    choices = (Choice(classifier, accuracy(classifier.predict(rows), labels).value) for classifier in path)
-    return max(choices, key=lambda choice: choice.validation_accuracy)
+    """The classifier with the highest validation accuracy; among equals the most strongly penalised.
+
+    What follows `PATIENCE` strengths that are below the best before them is not fitted.
+    """
+    best, below = None, 0
+    for classifier in path:
+        choice = Choice(classifier, accuracy(classifier.predict(rows), labels).value)
+        if best is None or choice.validation_accuracy > best.validation_accuracy:
+            best, below = choice, 0
+        elif choice.validation_accuracy < best.validation_accuracy:
+            below += 1
+        if below == PATIENCE:
+            break
+    if best is None:
+        raise ValueError("no strength to choose from; give at least one")
+    return best
 
 
 def _appraise(path: Iterable[LinearClassifier], features: Features, labels: Labels,

@@ -11,7 +11,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from nfk.evaluation.accuracy import accuracy
 from nfk.evaluation.features import Features, Labels, from_gram, standardise
 from nfk.evaluation.knn import nearest, neighbour_vote
-from nfk.evaluation.linear_probe import logistic_probe, squared_hinge_probe
+from nfk.evaluation.linear_classifiers import LinearClassifier
+from nfk.evaluation.linear_probe import best_on_validation, logistic_probe, squared_hinge_probe
 from tests.evaluation.problems import clusters, mapped
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -56,6 +57,23 @@ def test_the_strength_is_the_strongest_penalty_among_the_best_on_validation(prob
     found = probe(features, labels, STRENGTHS[::-1])
     assert found.validation_accuracy == pytest.approx(max(alone), abs=1 / 40)  # one validation image
     assert found.strength == STRENGTHS[int(np.argmax(alone))]
+
+
+def test_a_path_ends_at_the_second_strength_below_the_best():
+    labels, fitted = np.arange(10) % 2, []
+
+    def path(right):
+        """Classifiers that are right on so many of ten images."""
+        for strength, count in enumerate(right):
+            fitted.append(strength)
+            column = np.where(np.arange(10) < count, labels, 1 - labels) * 2.0 - 1
+            yield LinearClassifier(strength, np.array([0, 1]), np.array([-column, column]), np.zeros(2), True)
+
+    best = best_on_validation(path([5, 7, 6, 8, 8, 7, 8, 6, 9]), np.eye(10), labels)
+    assert (best.classifier.strength, best.validation_accuracy) == (3, 0.8)
+    assert fitted == [0, 1, 2, 3, 4, 5, 6, 7]
+    with pytest.raises(ValueError, match="no strength"):
+        best_on_validation([], np.eye(10), labels)
 
 
 @PROBES
