@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flows.experiment_spec import FOLDER, Experiment, ExperimentError, Size, load, params_text
+from flows.experiment_spec import FOLDER, Experiment, ExperimentError, Picture, Size, load, params_text
 from flows.own_workspace import StagesFailed, committed, prepare, run_stages
 from nfk import tracking
 from nfk.store import write_json
@@ -69,6 +70,8 @@ def experiment(
             took += time.monotonic() - started
         found = results(name, spec, size) | {"seconds": round(took)}
     write_json(RESULTS / f"{name}-{size}.json", found)
+    for picture in spec.pictures:
+        _keep(picture, name, size, next(place for place in places(name, spec, size) if place.part == picture.part))
     table = RESULTS / f"{name}-{size}.md"
     table.write_text(page(spec, found), encoding="utf-8")
     return table
@@ -91,7 +94,8 @@ def results(name: str, spec: Experiment, size: Size) -> dict[str, Any]:
         "experiment": name, "size": size, "seeds": list(seeds), "date": datetime.now(UTC).date().isoformat(),
         "machine": f"{os.cpu_count()} cores, {platform.machine()}", **tracking.provenance(),
         "rows": [{"name": row.name, "values": values[row.name], "mean": statistics.fmean(values[row.name]),
-                  "standard_error": _standard_error(values[row.name]), "paper": row.paper} for row in spec.rows],
+                  "standard_error": _standard_error(values[row.name]), "paper": row.paper, "shown": row.shown}
+                 for row in spec.rows],
         "claims": [{"says": claim.says, "holds": sum(a > b for a, b in zip(values[claim.more], values[claim.than],
                                                                            strict=True)), "of": len(seeds)}
                    for claim in spec.claims],
@@ -108,6 +112,9 @@ def page(spec: Experiment, found: dict[str, Any]) -> str:
     if found["claims"]:
         lines += ["", "| claim | holds on |", "|---|---|"]
         lines += [f"| {claim['says']} | {claim['holds']} of {claim['of']} seeds |" for claim in found["claims"]]
+    for picture in spec.pictures:
+        lines += ["", f"![{picture.shows}]({_picture_name(picture, found['experiment'], found['size'])})", "",
+                  f"{picture.shows} (seed {found['seeds'][0]})"]
     return "\n".join([*lines, *(["", spec.notes.strip()] if spec.notes else [])]) + "\n"
 
 
@@ -115,6 +122,19 @@ def _standard_error(values: list[float]) -> float | None:
     return statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else None
 
 
+def _keep(picture: Picture, name: str, size: Size, place: Place) -> None:
+    file = place.folder / picture.file
+    if not file.exists():
+        raise ExperimentError(f"{name}: {file} is not there; correct the picture's file")
+    shutil.copyfile(file, RESULTS / _picture_name(picture, name, size))
+
+
+def _picture_name(picture: Picture, name: str, size: Size) -> str:
+    return f"{name}-{size}-{picture.part}-{'-'.join(Path(picture.file).with_suffix('.png').parts[1:])}"
+
+
 def _shown(row: dict[str, Any]) -> str:
+    if row["shown"] == "number":
+        return f"{row['mean']:.2g}" + ("" if row["standard_error"] is None else f" ± {row['standard_error']:.1g}")
     spread = "" if row["standard_error"] is None else f" ± {100 * row['standard_error']:.1f}"
     return f"{100 * row['mean']:.1f}{spread} %"

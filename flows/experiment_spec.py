@@ -13,6 +13,7 @@ from nfk.nearest import did_you_mean
 
 FOLDER = Path("infra/experiments")
 Size = Literal["cpu", "paper"]
+_OWN_LISTS = ("families", "theta", "studies")
 
 
 class ExperimentError(ValueError):
@@ -32,13 +33,15 @@ class Scale(_Spec):
 
 
 class Row(_Spec):
-    """One number of each seed: of evaluation/FAMILY/metrics.json of a part's workspace, by the keys that lead to it.
+    """One number of each seed, by the keys that lead to it: of evaluation/FAMILY/metrics.json of a part's workspace, or
+    of studies/NAME/numbers.json.
 
     After `@` the component at which a spectrum is read, as in `gan:gan:spectrum.trained@100`."""
 
     name: str
-    value: Annotated[str, Field(pattern=r"^[a-z0-9_-]+:[a-z0-9_-]+:[^@]+(@\d+)?$")]
+    value: Annotated[str, Field(pattern=r"^[a-z0-9_-]+:(studies/)?[a-z0-9_-]+:[^@]+(@\d+)?$")]
     paper: str = "–"
+    shown: Literal["percent", "number"] = "percent"
 
     @property
     def part(self) -> str:
@@ -46,9 +49,9 @@ class Row(_Spec):
 
     def read(self, workspace: Path) -> float:
         """ExperimentError where the workspace has no such number."""
-        _, family, path = self.value.split(":", 2)
+        _, subject, path = self.value.split(":", 2)
         keys, _, component = path.partition("@")
-        file = workspace / "evaluation" / family / "metrics.json"
+        file = workspace / (f"{subject}/numbers.json" if "/" in subject else f"evaluation/{subject}/metrics.json")
         try:
             whole = found = json.loads(file.read_text(encoding="utf-8"))
             for key in keys.split("."):
@@ -59,6 +62,14 @@ class Row(_Spec):
         except (OSError, KeyError, ValueError, TypeError, IndexError) as error:
             raise ExperimentError(f"{self.name}: {file} has no number at {path} ({type(error).__name__}); correct "
                                   "the row's value") from None
+
+
+class Picture(_Spec):
+    """A PNG file of a part's workspace, kept beside the results; of the first seed."""
+
+    part: str
+    file: Annotated[str, Field(pattern=r"^(evaluation|studies|models)/[a-z0-9_/-]+\.png$")]
+    shows: str
 
 
 class Claim(_Spec):
@@ -78,6 +89,7 @@ class Experiment(_Spec):
     sizes: dict[Size, Scale]
     rows: Annotated[tuple[Row, ...], Field(min_length=1)]
     claims: tuple[Claim, ...] = ()
+    pictures: tuple[Picture, ...] = ()
     notes: str = ""
 
     @model_validator(mode="after")
@@ -88,8 +100,8 @@ class Experiment(_Spec):
                 if name not in names:
                     raise ValueError(f"claim {claim.says!r}: no row {name!r}")
         for size, scale in self.sizes.items():
-            if unknown := {row.part for row in self.rows} - scale.parts.keys():
-                raise ValueError(f"sizes.{size}: no part {sorted(unknown)[0]!r}, which a row reads")
+            if unknown := {asked.part for asked in (*self.rows, *self.pictures)} - scale.parts.keys():
+                raise ValueError(f"sizes.{size}: no part {sorted(unknown)[0]!r}, which a row or a picture reads")
         return self
 
 
@@ -117,13 +129,13 @@ def load(name: str) -> Experiment:
 
 
 def params_text(change: dict[str, Any], seed: int, base: Path = parameters.PARAMS_FILE) -> str:
-    """params.yaml with `change` in it: sections are merged key by key; families and theta, which are lists of the
-    user's own, are replaced. ParamsError where the result cannot be used."""
+    """params.yaml with `change` in it: sections are merged key by key; families, theta and studies, which are lists of
+    the user's own, are replaced. ParamsError where the result cannot be used."""
     from ruamel.yaml import YAML
 
     content = YAML(typ="safe", pure=True).load(base.read_text(encoding="utf-8"))
     replaced = {"families": change["families"], "theta": change.get("theta", {})} if "families" in change else {}
     merged = content | {name: content.get(name, {}) | section for name, section in change.items()
-                        if name not in ("families", "theta")} | replaced | {"seed": seed}
+                        if name not in _OWN_LISTS} | replaced | {"studies": change.get("studies", {}), "seed": seed}
     parameters.parse(merged, source="experiment")
     return json.dumps(merged, indent=1)  # JSON is YAML

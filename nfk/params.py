@@ -15,6 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from nfk.family_params import MODEL_PARAMS, AnyFamily, CustomParams
 from nfk.nearest import did_you_mean
 from nfk.section import Name, Pattern, PositiveInt, Section
+from nfk.study_params import STUDIES, AnyStudy
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -124,6 +125,7 @@ class Params(Section):
     svd: SvdParams = SvdParams()
     embed: EmbedParams = EmbedParams()
     evaluate: EvaluateParams = EvaluateParams()
+    studies: dict[Name, AnyStudy] = Field({}, description="questions beyond what `evaluate` answers, by name")
     report: ReportParams = ReportParams()
     tracking: TrackingParams = TrackingParams()
     registry: RegistryParams = RegistryParams()
@@ -134,6 +136,10 @@ class Params(Section):
             if name not in self.families:
                 raise ValueError(f"theta.{name}: no such family{did_you_mean(name, self.families)}; "
                                  f"there are {', '.join(self.families)}")
+        for name, study in self.studies.items():
+            if study.family not in self.families:
+                raise ValueError(f"studies.{name}.family={study.family!r}: no such family"
+                                 f"{did_you_mean(study.family, self.families)}; there are {', '.join(self.families)}")
         used = self.svd.examples or self.data.train
         for key, value, bound, of in (
             ("svd.examples", self.svd.examples, self.data.train, "data.train"),
@@ -161,6 +167,13 @@ class Params(Section):
             raise ParamsError(f"family {name!r} is not in params.yaml; there are "
                               f"{', '.join(self.families)}{did_you_mean(name, self.families)}")
         return self.families[name]
+
+    def study(self, name: str) -> AnyStudy:
+        """The study called `name`, or a ParamsError that lists those there are."""
+        if name not in self.studies:
+            raise ParamsError(f"study {name!r} is not in params.yaml; there are "
+                              f"{', '.join(self.studies) or 'none'}{did_you_mean(name, self.studies)}")
+        return self.studies[name]
 
 
 def load(path: Path | str = PARAMS_FILE) -> Params:
@@ -215,10 +228,16 @@ def _explain(fault: Any, content: dict[str, Any]) -> str:
     location = list(fault["loc"])
     if location[0:1] == ["families"]:  # without pydantic's names for the branches of the unions
         location[2:4] = [part for part in location[2:4] if part not in ("shipped", "custom", *MODEL_PARAMS)]
+    elif location[0:1] == ["studies"]:
+        location[2:3] = [part for part in location[2:3] if part not in STUDIES]
     key = ".".join(str(part) for part in location)
     if fault["type"] == "extra_forbidden":
         allowed = _allowed_keys(location[:-1], content)
         return f"{key}: unknown key{did_you_mean(str(location[-1]), allowed)}; allowed: {', '.join(sorted(allowed))}"
+    if fault["type"].startswith("union_tag_") and location[0] == "studies":
+        found = fault["input"].get("study")
+        guess = did_you_mean(found, STUDIES) if isinstance(found, str) else ""
+        return f"{key}.study={found!r}: unknown study{guess}; allowed: {', '.join(STUDIES)}"
     if fault["type"] == "union_tag_invalid":
         found = fault["ctx"]["tag"]
         return (f"{key}.model={found!r}: unknown model{did_you_mean(found, MODEL_PARAMS)}; "
@@ -247,7 +266,9 @@ def _allowed_keys(location: list[Any], content: dict[str, Any]) -> set[str]:
             section = MODEL_PARAMS.get(entry["model"], CustomParams)
         elif location[0] == "theta" and depth == 1:
             section = ThetaParams
-        elif section is Params and part in ("families", "theta"):
+        elif location[0] == "studies" and depth == 1:
+            section = STUDIES[content["studies"][part]["study"]]
+        elif section is Params and part in ("families", "theta", "studies"):
             continue
         else:
             section = section.model_fields[part].annotation

@@ -19,10 +19,11 @@ PER_FAMILY = ("pretrain", "statistics", "svd", "embed", "evaluate")
 
 
 def run(stage: str, family: str | None = None) -> Outcome:
-    """Run `stage` in the current folder. Its faults are raised after MLflow has heard of them."""
+    """Run `stage` in the current folder, of one family, or study, if it has them. Its faults are raised after MLflow
+    has heard of them."""
     params = load()
     if family is not None:
-        params.family(family)
+        (params.study if stage == "study" else params.family)(family)
     name = tracking.stage_name(stage, family)
     started, clock = datetime.now(UTC), time.monotonic()
     try:

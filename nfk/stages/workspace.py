@@ -41,6 +41,10 @@ def evaluation_folder(family: str) -> Path:
     return Path("evaluation") / family
 
 
+def study_folder(name: str) -> Path:
+    return Path("studies") / name
+
+
 def atlas_page(family: str) -> Path:
     return Path("atlas") / f"{family}.html"
 

@@ -92,7 +92,8 @@ def test_a_stage_that_fails_is_no_slice(project, monkeypatch):
 
 @pytest.mark.parametrize("change, message", [
     ({"claims": [{"says": "x", "more": "left", "than": "rihgt"}]}, "no row 'rihgt'"),
-    ({"rows": [{"name": "left", "value": "other:gan:a.b"}], "claims": []}, "no part 'other', which a row reads"),
+    ({"rows": [{"name": "left", "value": "other:gan:a.b"}], "claims": []},
+     "no part 'other', which a row or a picture reads"),
     ({"rows": [{"name": "left", "value": "gan"}], "claims": []}, r"rows\.0\.value: String should match pattern"),
     ({"question": None}, r"question: Input should be a valid string"),
 ])
@@ -101,6 +102,29 @@ def test_a_wrong_file_is_refused_in_one_line(project, change, message):
     with pytest.raises(ExperimentError, match=message) as refused:
         load("two")
     assert "\n" not in str(refused.value)
+
+
+def test_numbers_and_pictures_of_a_study_are_kept(project, monkeypatch):
+    write(SPEC | {"rows": [{"name": "error", "value": "one:studies/error:ways.stream.all", "shown": "number"}],
+                  "claims": [], "pictures": [{"part": "one", "file": "studies/error/figures/errors.png",
+                                              "shows": "Errors of the modes"}]})
+    study = Path(".nfk/experiments")
+
+    def run_stages(folder, say, *, seconds):
+        (folder / "studies/error/figures").mkdir(parents=True)
+        (folder / "studies/error/numbers.json").write_text(json.dumps({"ways": {"stream": {"all": 1.5e-7}}}))
+        (folder / "studies/error/figures/errors.png").write_bytes(folder.name.encode())
+
+    monkeypatch.setattr(module, "run_stages", run_stages)
+    table = module.experiment("two", say=lambda text: None)
+    assert "| error | 1.5e-07 ± 0 | – |" in table.read_text()
+    picture, = (line for line in table.read_text().splitlines() if line.startswith("!"))
+    assert picture == "![Errors of the modes](two-cpu-one-error-figures-errors.png)"
+    assert (table.parent / "two-cpu-one-error-figures-errors.png").read_bytes() == b"two-cpu-one-0"
+    (study / "two-cpu-one-0/studies/error/figures/errors.png").unlink()
+    monkeypatch.setattr(module, "run_stages", lambda folder, say, *, seconds: None)
+    with pytest.raises(ExperimentError, match=r"errors\.png is not there; correct the picture's file"):
+        module.experiment("two", say=lambda text: None)
 
 
 def test_other_names_sizes_and_numbers_are_refused(project):
@@ -117,6 +141,7 @@ def test_families_are_replaced_and_other_sections_merged(project):
     made = json.loads(params_text({"families": {"a": {"model": "mlp"}}, "svd": {"rank": 8}}, seed=5))
     assert made["families"] == {"a": {"model": "mlp"}}
     assert (made["svd"]["rank"], made["svd"]["passes"], made["seed"]) == (8, 10, 5)
+    assert made["studies"] == {}
 
 
 @pytest.mark.parametrize("name", [file.stem for file in (ROOT / FOLDER).glob("*.yaml")])
