@@ -17,14 +17,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flows.experiment_spec import FOLDER, Experiment, ExperimentError, Picture, Size, load, params_text
+from flows.experiment_index import RESULTS, write_page
+from flows.experiment_spec import Experiment, ExperimentError, Picture, Size, load, params_text
 from flows.own_workspace import StagesFailed, committed, prepare, run_stages
 from nfk import tracking
 from nfk.store import write_json
 from nfk.workspace_lock import workspace_lock
 
 WORKSPACES = Path(".nfk/experiments")
-RESULTS = FOLDER / "results"
 
 
 class Unfinished(RuntimeError):
@@ -74,6 +74,7 @@ def experiment(
         _keep(picture, name, size, next(place for place in places(name, spec, size) if place.part == picture.part))
     table = RESULTS / f"{name}-{size}.md"
     table.write_text(page(spec, found), encoding="utf-8")
+    write_page(RESULTS)
     return table
 
 

@@ -258,13 +258,12 @@ def experiment(
 ) -> None:
     """Run a named experiment through the same stages, and print its table beside the paper's figures."""
     from flows import experiment as experiments
-    from flows.experiment_spec import load, names
+    from flows.experiment_index import entries
 
     if name is None:
-        for each in names():
-            spec = load(each)
-            scales = "; ".join(f"{size}: {scale.expects}" for size, scale in spec.sizes.items())
-            print(f"{each:14}{spec.title} ({spec.reproduces})\n{'':14}{scales}")
+        for entry in entries():
+            print(f"{entry.name:16}{entry.size:7}{entry.title}\n{'':23}"
+                  + (f"run {entry.run}" if entry.run else f"not run; {entry.expects}"))
         return
     if size not in ("cpu", "paper"):
         raise ValueError(f"--size {size}: must be cpu or paper")

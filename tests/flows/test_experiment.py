@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from flows import experiment as module
+from flows.experiment_index import write_page
 from flows.experiment_spec import FOLDER, ExperimentError, load, names, params_text
 from flows.own_workspace import StagesFailed
 
@@ -63,6 +64,12 @@ def test_rows_spread_and_claims_are_over_the_seeds(project):
     kept = json.loads((FOLDER / "results/two-cpu.json").read_text())
     assert kept["rows"][0]["values"] == pytest.approx([0.5, 0.6, 0.7])
     assert {"machine", "date", "platform", "version.jax"} <= kept.keys()
+    listed = (FOLDER / "results/README.md").read_text()
+    assert f"| [two](two-cpu.md) | Two numbers: Table 0 | cpu | {kept['date']}, 3 seeds, commit " in listed
+    assert listed.rstrip().endswith("| left above right: 1 of 3 |")
+    (FOLDER / "results/two-cpu.json").unlink()
+    write_page()
+    assert "| two | Two numbers: Table 0 | cpu | not run (no time) | – |" in (FOLDER / "results/README.md").read_text()
 
 
 def test_a_slice_that_is_over_writes_no_table_and_says_how_to_go_on(project, monkeypatch):
