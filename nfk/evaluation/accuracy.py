@@ -15,7 +15,7 @@ class Accuracy(NamedTuple):
     """sqrt(a (1 - a) / m) over m test images: the binomial error of a fixed classifier."""
 
 
-def accuracy(predictions: Integer[np.ndarray, "m"], labels: Integer[np.ndarray, "m"]) -> Accuracy:
+def accuracy(predictions: Integer[np.ndarray, " m"], labels: Integer[np.ndarray, " m"]) -> Accuracy:
     """The share of predictions equal to the labels, with its binomial standard error."""
     value = float(np.mean(predictions == labels))
     return Accuracy(value, math.sqrt(value * (1 - value) / len(labels)))

@@ -45,8 +45,8 @@ def few_labels(features: Features, labels: Labels, counts: Sequence[int], *, dra
     return found
 
 
-def balanced_order(labels: Integer[np.ndarray, "n"], count: int, *, seed: int,
-                   draw: int) -> Int[np.ndarray, "count"]:
+def balanced_order(labels: Integer[np.ndarray, " n"], count: int, *, seed: int,
+                   draw: int) -> Int[np.ndarray, " count"]:
     """`count` rows such that classes differ by at most one image in every leading part.
 
     So the draws of one number of labels are nested in those of a larger one: images are shuffled within
@@ -81,7 +81,7 @@ def paired_difference(a: FewLabels, b: FewLabels) -> PairedDifference:
                             float(differences.std(ddof=1) / math.sqrt(len(differences))))
 
 
-def _accuracy(features: Features, labels: Labels, rows: Int[np.ndarray, "k"],
+def _accuracy(features: Features, labels: Labels, rows: Int[np.ndarray, " k"],
               strengths: Sequence[float]) -> float:
     path = logistic_path(features.train[rows], labels.train[rows], strengths)
     classifier = best_on_validation(path, features.validation, labels.validation).classifier

@@ -52,9 +52,9 @@ def nearest(train: Float[np.ndarray, "n d"], queries: Float[np.ndarray, "m d"], 
     return search.kneighbors(queries, return_distance=False)
 
 
-def _votes(train: Float[np.ndarray, "n d"], labels: Integer[np.ndarray, "n"],
+def _votes(train: Float[np.ndarray, "n d"], labels: Integer[np.ndarray, " n"],
            queries: Float[np.ndarray, "m d"], counts: Sequence[int],
-           metric: Metric) -> list[tuple[int, Integer[np.ndarray, "m"]]]:
+           metric: Metric) -> list[tuple[int, Integer[np.ndarray, " m"]]]:
     """Each number of neighbours with its majority classes, from one search."""
     found = labels[nearest(train, queries, max(counts), metric)]
     return [(count, mode(found[:, :count], axis=1).mode) for count in counts]

@@ -26,7 +26,7 @@ class Probe(NamedTuple):
     """The strength is the first or last of the grid: a better one may lie beyond it."""
     converged: bool
     """The chosen classifier reached its tolerance."""
-    predictions: Integer[np.ndarray, "t"]
+    predictions: Integer[np.ndarray, " t"]
     """The class given to each test image."""
 
 
@@ -48,7 +48,7 @@ class Choice(NamedTuple):
 
 
 def best_on_validation(path: Iterable[LinearClassifier], rows: Float[np.ndarray, "v d"],
-                       labels: Integer[np.ndarray, "v"]) -> Choice:
+                       labels: Integer[np.ndarray, " v"]) -> Choice:
     """The classifier with the highest validation accuracy; among equals the most strongly penalised.
 
     What follows `PATIENCE` strengths that are below the best before them is not fitted.

@@ -56,7 +56,7 @@ def component_ends(images: Float[np.ndarray, "n h w c"], ends: Extremes) -> Figu
 @styled
 def neighbours(
     queries: Float[np.ndarray, "q h w c"],
-    query_labels: Integer[np.ndarray, "q"],
+    query_labels: Integer[np.ndarray, " q"],
     found: Float[np.ndarray, "q m h w c"],
     found_labels: Integer[np.ndarray, "q m"],
     classes: Sequence[str],
