@@ -20,7 +20,7 @@ test: $(INSTALLED)   ## every test, the end-to-end run included
 quick: $(INSTALLED)   ## the tests that need no pipeline
 	@$(BIN)/python -m pytest $(PARALLEL) --ignore=tests/flows -m "not slow"
 
-bench: $(INSTALLED)   ## the numerical core against its peers, about an hour; tables into the README
+bench: $(INSTALLED)   ## the numerical core against its peers, about an hour; tables into the documentation
 	@$(BIN)/python -m tests.benchmarks.core
 	@$(BIN)/python -m tests.benchmarks.tables
 
