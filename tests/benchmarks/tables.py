@@ -44,7 +44,7 @@ def tables(kept: dict[str, Any]) -> str:
             "Relative error of the eigenvalues",
             ["network, k", "way", "leading half", "all", "modes worse than the paper's", "estimate / true: least",
              "median"],
-            [[called(name), way, f"{run['leading_half']:.0e}", f"{run['all']:.0e}",
+            [[called(name), way, power(run["leading_half"]), power(run["all"]),
               str(run.get("modes_worse_than_paper", "–")),
               *([f"{run['estimate_over_true']['least']:.1f}", f"{run['estimate_over_true']['median']:.1f}"]
                 if "estimate_over_true" in run and run["all"] > 1e-12 else ["–", "–"])]
@@ -60,8 +60,8 @@ def tables(kept: dict[str, Any]) -> str:
         parts.append(table(
             "Peers",
             ["network-n, k = 32", "by", "seconds", "eigenvalue error: leading half", "all"],
-            [[called(name), peer, f"{median(run['seconds'][peer]):.2f}", f"{error['leading_half']:.0e}",
-              f"{error['all']:.0e}"] for name, run in found.items() for peer, error in run["error"].items()]))
+            [[called(name), peer, f"{median(run['seconds'][peer]):.2f}", power(error["leading_half"]),
+              power(error["all"])] for name, run in found.items() for peer, error in run["error"].items()]))
     if found := kept.get("tangents"):
         parts.append(table(
             "Beside neural-tangents",
@@ -98,8 +98,14 @@ def called(name: str) -> str:
     return f"{NAMES[network]}, {name[len(network) + 1:]}"
 
 
+def power(error: float) -> str:
+    """2.1e-07 -> 2e-07, with a hyphen at which no line is broken."""
+    return f"{error:.0e}".replace("-", "\N{NON-BREAKING HYPHEN}")
+
+
 def table(title: str, head: list[str], rows: list[list[str]]) -> str:
-    return f"### {title}\n\n" + "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)) + "\n"
+    lines = (f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+    return f"### {title}\n\n" + "\n".join(lines) + "\n"
 
 
 def main() -> None:

@@ -95,7 +95,9 @@ def signature(found: Any) -> tuple[str, str] | None:
         return None
     if node.args.args[:1] and node.args.args[0].arg in ("self", "cls"):
         node.args.args.pop(0)
-    return f"({ast.unparse(node.args)})", ast.unparse(node.returns) if node.returns else ""
+    shown = (ast.unparse(node.args), ast.unparse(node.returns) if node.returns else "")
+    arguments, result = (text.replace(", ' ", ", '") for text in shown)  # one axis: the space is for linters
+    return f"({arguments})", result
 
 
 def _shown(app: Sphinx, what: str, name: str, found: Any, options: Any, arguments: str | None,
@@ -103,7 +105,7 @@ def _shown(app: Sphinx, what: str, name: str, found: Any, options: Any, argument
     if what not in ("class", "exception", "function", "method") or arguments is None:
         return None
     if what in ("class", "exception"):
-        shown = signature(found) if "__init__" in vars(found) else None
+        shown = signature(found) if getattr(found.__init__, "__module__", None) == found.__module__ else None
         return (shown[0] if shown else ""), ""
     return signature(found)
 
