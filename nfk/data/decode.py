@@ -41,6 +41,7 @@ class Wanted:
         return (*(self.size or shape[:2]), channels)
 
     def made(self, image: Image.Image) -> Image.Image:
+        """The image in the channels and size wanted; itself where it is right as it is."""
         if self.channels and image.mode != MODES[self.channels]:
             image = image.convert(MODES[self.channels])
         if self.size and (image.height, image.width) != self.size:
@@ -115,7 +116,7 @@ def _fault(image: Image.Image, like: _Like, *, upright: bool = False) -> str | N
 
 @runtime_checkable
 class Decoder(Protocol):
-    """Decodes many images, on threads."""
+    """Decodes b encoded images to uint8 (b, h, w, c), on threads."""
 
     def __call__(self, encoded: Sequence[bytes | None], where: Sequence[str]) -> UInt8[np.ndarray, "b h w c"]:
         """All of them, made as wanted; the first faulty one in order is the one reported."""

@@ -10,6 +10,8 @@ from jaxtyping import Integer
 
 
 class Accuracy(NamedTuple):
+    """The share of m test images that are answered rightly, in [0, 1], and how far chance moves it."""
+
     value: float
     standard_error: float
     """sqrt(a (1 - a) / m) over m test images: the binomial error of a fixed classifier."""

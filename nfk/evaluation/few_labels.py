@@ -20,6 +20,8 @@ from nfk.evaluation.linear_probe import best_on_validation
 
 
 class FewLabels(NamedTuple):
+    """Test accuracies in [0, 1] of one number of labels, over the draws of the labelled images."""
+
     mean: float
     standard_deviation: float
     """Over draws, with n - 1: how much one draw of labels differs from the next, not the mean's error."""
@@ -27,8 +29,11 @@ class FewLabels(NamedTuple):
 
 
 class PairedDifference(NamedTuple):
+    """Of two representations' accuracies, draw by draw of the same labelled images."""
+
     mean: float
     standard_error: float
+    """Of the mean: the differences' standard deviation over the root of their number."""
 
 
 def few_labels(features: Features, labels: Labels, counts: Sequence[int], *, draws: int,

@@ -18,6 +18,8 @@ METRICS: tuple[Metric, ...] = ("cosine", "euclidean")
 
 
 class NeighbourVote(NamedTuple):
+    """Test accuracy in [0, 1] of the majority of the nearest training images, and what the validation split chose."""
+
     accuracy: float
     standard_error: float
     neighbours: int

@@ -18,6 +18,8 @@ the best it only fits the training images better: on 3,072 pixels of CIFAR-10 mo
 
 
 class Probe(NamedTuple):
+    """Test accuracy in [0, 1] of a linear classifier whose strength the validation split chose."""
+
     accuracy: float
     standard_error: float
     strength: float
@@ -43,6 +45,8 @@ def squared_hinge_probe(features: Features, labels: Labels, strengths: Sequence[
 
 
 class Choice(NamedTuple):
+    """The classifier of a path that is best on the validation split, and its accuracy there."""
+
     classifier: LinearClassifier
     validation_accuracy: float
 

@@ -18,7 +18,7 @@ from nfk.linalg.rows import Progress, silent
 
 
 class Moments(NamedTuple):
-    """Count, mean and sum of squared deviations of p numbers."""
+    """Count, mean and sum of squared deviations of p numbers, float64."""
 
     count: int
     mean: Float[np.ndarray, " p"]
@@ -26,6 +26,8 @@ class Moments(NamedTuple):
     """sum (g - mean)^2"""
 
     def merge(self, other: Moments) -> Moments:
+        """The moments of both sets of examples together; nothing cancels, and the order does not matter but for
+        rounding."""
         count = self.count + other.count
         shift = other.mean - self.mean
         mean = self.mean + shift * (other.count / count)

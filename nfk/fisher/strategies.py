@@ -68,15 +68,17 @@ _AGAINST_GRAM = Machine(0.0, 1e12, 1e12 / 2)
 
 
 class Plan(NamedTuple):
-    """What one strategy would cost."""
+    """What one strategy would cost: work, memory, and seconds by the probe's rates."""
 
     strategy: Strategy
     gradient_passes: float
     """gradients per example"""
     product_flops: float
+    """in the products after the gradients, and the eigenproblems"""
     bytes: float
     """held at once, on the device and the host together"""
     seconds: float
+    """gradients and products, one after the other; reading the data is not counted"""
 
 
 def probe_machine(vectors: RowBlocks, rank: int) -> Machine:

@@ -13,8 +13,7 @@ from pydantic_core import PydanticUndefined
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
-_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "a multiple of",
-           "min_length": "not fewer than", "max_length": "not more than"}
+_BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below", "multiple_of": "a multiple of"}
 _WORDS = {int: "whole number", float: "number", str: "text", bool: "true or false", type(None): "null"}
 
 
@@ -26,15 +25,15 @@ def kind(annotation: Any, metadata: tuple[Any, ...] | list[Any] = ()) -> str:
     if origin is Literal:
         words = " or ".join(f"`{value}`" for value in arguments)
     elif origin is tuple and arguments[-1:] == (Ellipsis,):
-        words = f"list, each a {kind(arguments[0])}"
+        words = f"list{_length(metadata)}, each a {kind(arguments[0])}"
     elif origin is tuple:
         words = f"list of {len(arguments)}, each a {kind(arguments[0])}" if arguments else "empty list"
     elif origin is dict:
         words = "mapping"
     elif origin is not None and (origin is Union or origin.__name__ == "UnionType"):
-        words = " or ".join(kind(one) for one in arguments)
+        words = ", or ".join(kind(one) for one in arguments)
     elif inspect.isclass(annotation) and issubclass(annotation, BaseModel):
-        words = f"a section, see `{annotation.__name__}`"
+        words = f"the section `{annotation.__name__.removesuffix('Params').lower()}`"
     else:
         words = _WORDS.get(annotation, str(annotation))
     return ", ".join([words, *_bounds(metadata)])
@@ -52,10 +51,18 @@ def _bounds(metadata: tuple[Any, ...] | list[Any]) -> list[str]:
     return found
 
 
+def _length(metadata: tuple[Any, ...] | list[Any]) -> str:
+    """How many a list may hold."""
+    inner = [constraint for one in metadata for constraint in (one.metadata if isinstance(one, FieldInfo) else [one])]
+    least, most = (next((value for one in inner if (value := getattr(one, name, None)) is not None), None)
+                   for name in ("min_length", "max_length"))
+    return (f" of {least} to {most}" if most else f" of {least} or more") if least else ""
+
+
 def rows(model: type[BaseModel]) -> list[tuple[str, str, str, str]]:
-    """(key, type, default, meaning) of each field."""
+    """(key, type, default, meaning) of each field; `model` is in the section's title."""
     return [(name, kind(field.annotation, field.metadata), _default(field), field.description or "")
-            for name, field in model.model_fields.items()]
+            for name, field in model.model_fields.items() if name != "model"]
 
 
 def _default(field: FieldInfo) -> str:
