@@ -30,7 +30,7 @@ check: $(INSTALLED)   ## lint, layers, documentation
 	@$(MAKE) --no-print-directory docs
 
 docs: $(INSTALLED)   ## the documentation, into build/docs; a warning is an error
-	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going infra/docs build/docs
+	@$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going infra/docs build/docs
 	@echo "documentation: build/docs/index.html"
 
 $(INSTALLED): pyproject.toml infra/constraints.txt

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import inspect
 import json
 import pkgutil
@@ -148,6 +149,16 @@ def test_every_module_of_the_core_is_in_the_reference(request, package):
     modules = {f"{package}.{module.name}" for module in pkgutil.iter_modules(found.__path__)}
     assert len(modules) > 5
     assert modules <= set(documented(request))
+
+
+def test_names_that_pages_link_to_exist(request):
+    text = "".join(page.read_text() for page in pages(request.config.rootpath))
+    linked = set(re.findall(r"\{py:\w+\}`([\w.]+)`", text))
+    assert len(linked) > 5
+    for name in linked:
+        module, _, attribute = name.rpartition(".")
+        found = importlib.import_module(module)
+        assert hasattr(found, attribute) or importlib.util.find_spec(name), name
 
 
 def public(module):
