@@ -24,8 +24,9 @@ bench: $(INSTALLED)   ## the numerical core against its peers, about an hour; ta
 	@$(BIN)/python -m tests.benchmarks.core
 	@$(BIN)/python -m tests.benchmarks.tables
 
-check: $(INSTALLED)   ## lint, layers, documentation
+check: $(INSTALLED)   ## lint, types, layers, documentation
 	@$(BIN)/ruff check .
+	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(MAKE) --no-print-directory docs
 

@@ -284,7 +284,8 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def _params_digest(self) -> str:
         index = [list(entry) for entry in parameter_index(self._theta().params)]
-        bits = [hashlib.sha256(np.ascontiguousarray(_plain(leaf))).hexdigest() for leaf in jax.tree.leaves(self.params)]
+        arrays: list[Any] = [np.ascontiguousarray(_plain(leaf)) for leaf in jax.tree.leaves(self.params)]
+        bits = [hashlib.sha256(array).hexdigest() for array in arrays]
         return store.json_digest([index, bits])
 
 

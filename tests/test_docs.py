@@ -213,6 +213,14 @@ def test_a_name_that_is_not_defined_fails_the_lint(request):
     assert "F821" in done.stdout
 
 
+def test_check_is_lint_types_layers_and_documentation(request):
+    makefile = (request.config.rootpath / "Makefile").read_text()
+    recipe = re.search(r"^check:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)[1]
+    assert re.findall(r"(ruff check|mypy|lint-imports|docs)\b", recipe) == [
+        "ruff check", "mypy", "lint-imports", "docs"]
+    assert "--fail-on-warning" in re.search(r"^docs:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)[1]
+
+
 def test_hooks_are_the_words_of_the_makefile_and_fetch_nothing(request):
     root = request.config.rootpath
     repositories = YAML(typ="safe").load((root / ".pre-commit-config.yaml").read_text())["repos"]

@@ -83,7 +83,8 @@ def decode(encoded: bytes | None, *, where: str, wanted: Wanted = AS_IT_IS,
         raise DataError(f"{where}: holds no image bytes; store the image itself, not its path")
     like = _Like(None, None, None)
     if shape is not None:
-        like = _Like(*((None, None) if wanted.size else shape[:2]), None if wanted.channels else shape[2])
+        height, width = (None, None) if wanted.size else shape[:2]
+        like = _Like(height, width, None if wanted.channels else shape[2])
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             fault = _fault(image, like)

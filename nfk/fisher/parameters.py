@@ -41,7 +41,8 @@ def unflatten(vector: Float[Array, " p"], like: PyTree) -> PyTree:
     leaves, structure = jax.tree.flatten(like)
     stops = np.cumsum([leaf.size for leaf in leaves])[:-1]
     parts = jnp.split(vector, stops)
-    return structure.unflatten([part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])
+    return jax.tree.unflatten(
+        structure, [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])
 
 
 def flatten_batch(tree: PyTree) -> Float[Array, "b p"]:

@@ -41,7 +41,7 @@ class RowBlocks(Protocol):
 class KeptRows:
     """The image of rows that are in memory."""
 
-    def image(self, index: int, right: Float[Array, "p r"]) -> Float[Array, "b r"]:
+    def image(self: RowBlocks, index: int, right: Float[Array, "p r"]) -> Float[Array, "b r"]:
         """Rows of block `index` times `right`: 2 b p r flops."""
         return _image(self.block(index), right)
 
