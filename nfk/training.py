@@ -61,7 +61,8 @@ def at_most(name: str, value: float, bound: float, remedy: str) -> Check:
 
 @dataclass(frozen=True)
 class Trained(Generic[Model]):
-    """A trained network: `history` has one number an epoch under each name, `metrics` the final ones."""
+    """A trained network, `model`: `history` has one number an epoch under each name, `metrics` the final ones, `checks`
+    what was looked at afterwards."""
 
     model: Model
     history: Mapping[str, Sequence[SupportsFloat]]

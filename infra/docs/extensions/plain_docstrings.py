@@ -47,7 +47,9 @@ def _items(lines: list[str]) -> list[tuple[str, str]]:
         else:
             joined.append(line)
     found = [_ITEM.fullmatch(item) for item in joined]
-    return [(match[1], match[2]) for match in found if match] if all(found) else []
+    if not all(found) or len(lines) == 1:  # one line alone is a sentence that begins so
+        return []
+    return [(match[1], match[2]) for match in found if match]
 
 
 def _table(lines: list[str]) -> str:
