@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from nfk.data.image_set import DataError
 
@@ -25,10 +25,18 @@ _LARGEST_HEADER = 1 << 20  # of a tar's extended headers, which are read whole
 _LEFT_BY_SYSTEMS = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 
 
+@runtime_checkable
+class Readable(Protocol):
+    """A stream of bytes, whichever archive it comes from."""
+
+    def read(self, count: int = -1, /) -> bytes:
+        """The next `count` bytes, fewer at the end only."""
+
+
 class Member:
     """A file of a Tree, to be read once and before the next is asked for."""
 
-    def __init__(self, tree: Tree, name: str, stream: IO[bytes]) -> None:
+    def __init__(self, tree: Tree, name: str, stream: Readable) -> None:
         self.name, self.where = name, tree.where(name)
         self._path, self._stream = tree.path, stream
 

@@ -12,11 +12,12 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Integer, UInt8
 
+from nfk.data.archives import Readable
 from nfk.data.decode import Wanted
 from nfk.data.digest import digest
 from nfk.data.image_set import DataError
@@ -97,7 +98,7 @@ def _rows(file: Path, key: str, count: int, width: int) -> Iterator[UInt8[np.nda
             raise DataError(f"{file}: key {key!r} goes on after its {total:,} bytes; fetch the file again")
 
 
-def _header(file: Path, key: str, stream: IO[bytes]) -> _Header:
+def _header(file: Path, key: str, stream: Readable) -> _Header:
     version = np.lib.format.read_magic(stream)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
     if read is None:
@@ -111,7 +112,7 @@ def _header(file: Path, key: str, stream: IO[bytes]) -> _Header:
 
 
 @contextmanager
-def _stream(file: Path, key: str) -> Iterator[IO[bytes]]:
+def _stream(file: Path, key: str) -> Iterator[Readable]:
     with _whole(file, key), zipfile.ZipFile(file) as archive, archive.open(f"{key}.npy") as stream:
         yield stream
 
