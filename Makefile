@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 PARALLEL ?= --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro test quick check bench
+.PHONY: repro test quick check docs bench
 
 repro: $(INSTALLED)   ## data to report, by DVC; what has not changed is not run again
 	@$(BIN)/nfk repro
@@ -20,13 +20,19 @@ test: $(INSTALLED)   ## every test, the end-to-end run included
 quick: $(INSTALLED)   ## the tests that need no pipeline
 	@$(BIN)/python -m pytest $(PARALLEL) --ignore=tests/flows -m "not slow"
 
-bench: $(INSTALLED)   ## the numerical core against its peers, about an hour; tables into the README
+bench: $(INSTALLED)   ## the numerical core against its peers, about an hour; tables into the documentation
 	@$(BIN)/python -m tests.benchmarks.core
 	@$(BIN)/python -m tests.benchmarks.tables
 
-check: $(INSTALLED)   ## lint and layers
+check: $(INSTALLED)   ## lint, types, layers, documentation
 	@$(BIN)/ruff check .
+	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory docs
+
+docs: $(INSTALLED)   ## the documentation, into build/docs; a warning is an error
+	@$(BIN)/sphinx-build --quiet --fresh-env --fail-on-warning --keep-going infra/docs build/docs
+	@echo "documentation: build/docs/index.html"
 
 $(INSTALLED): pyproject.toml infra/constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "nfk needs Python 3.11 or newer; set PYTHON=...")'

@@ -47,7 +47,7 @@ def run_streamed(
 def stage_environment(more: Mapping[str, str]) -> dict[str, str]:
     """This process's environment with `more`, in which stages find `nfk` and speak line by line."""
     search_path = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
-    return os.environ | {"PATH": search_path, "PYTHONUNBUFFERED": "1"} | more
+    return {**os.environ, "PATH": search_path, "PYTHONUNBUFFERED": "1", **more}
 
 
 def end_processes(processes: Sequence[psutil.Process]) -> None:

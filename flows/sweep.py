@@ -13,7 +13,7 @@ import csv
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -170,7 +170,7 @@ def rows_of(combination: Combination, fault: str | None) -> list[dict[str, Any]]
     return [start | row | {"state": "done"} for row in metric_rows(WORKSPACES / combination.name)]
 
 
-def write_tables(rows: list[Mapping[str, Any]]) -> None:
+def write_tables(rows: Sequence[Mapping[str, Any]]) -> None:
     """`sweep/results.json` and `sweep/results.csv`."""
     RESULTS.mkdir(exist_ok=True)
     write_json(RESULTS / "results.json", rows)

@@ -14,7 +14,7 @@ import sys
 import webbrowser
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -35,16 +35,17 @@ Family = Annotated[str, typer.Argument(help="a family of params.yaml, such as ga
 
 def _stage_command(stage: str, text: str, per_family: bool) -> None:
     if per_family:
-        def command(family: Family) -> None:
+        @app.command(stage, help=text)
+        def for_a_family(family: Family) -> None:
             from nfk.stages import runner
 
             runner.run(stage, family)
     else:
-        def command() -> None:
+        @app.command(stage, help=text)
+        def for_all() -> None:
             from nfk.stages import runner
 
             runner.run(stage)
-    app.command(stage, help=text)(command)
 
 
 for _stage, _text, _per_family in (
@@ -259,6 +260,7 @@ def experiment(
     """Run a named experiment through the same stages, and print its table beside the paper's figures."""
     from flows import experiment as experiments
     from flows.experiment_index import entries
+    from flows.experiment_spec import Size
 
     if name is None:
         for entry in entries():
@@ -268,7 +270,7 @@ def experiment(
     if size not in ("cpu", "paper"):
         raise ValueError(f"--size {size}: must be cpu or paper")
     try:
-        print(experiments.experiment(name, size, minutes=minutes).read_text(encoding="utf-8"))
+        print(experiments.experiment(name, cast(Size, size), minutes=minutes).read_text(encoding="utf-8"))
     except experiments.Unfinished as error:
         print(f"nfk: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_UNFINISHED) from None

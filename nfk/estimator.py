@@ -41,9 +41,14 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     log_density: s(params, x, key) -> scalar for one example x without a batch axis; any JAX function, params any
         pytree. Randomness inside s must come from `key`, which is one for all examples.
-    rank: k, the numbers each example gets. damping: relative to the mean of the diagonal Fisher information.
+    rank: k, the numbers each example gets.
+    damping: added to the diagonal Fisher information, relative to its mean: no unit.
     strategy: "auto" (a timed probe and `memory_gib` decide) or a name of `nfk.fisher.strategies`.
+    oversampling: directions carried along beside the k, not kept: the last modes converge by them.
     passes, tolerance: most passes over the data, and the residual at which fewer are enough.
+    scaling: of embeddings, "none", "whitened" or "unit": see `nfk.fisher.embedding.scale`.
+    block: gradients computed at once; a few times block p numbers are in memory.
+    memory_gib: what a strategy may hold, on the device and the host together.
     include, exclude: regular expressions for the whole "/"-joined path of a leaf of params. Theta is the leaves that
         match any of include (None: all) and none of exclude; the others are constants and cost nothing. Leaves that
         are no floating-point arrays are never in theta.
@@ -54,10 +59,17 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         m p k numbers. Either costs one forward and m backward passes an example, and scores block / m examples at
         once, which holds a few times block p numbers; "jvp" does neither.
 
-    After `fit`: singular_values_ (k), explained_variance_ratio_ (k; of ||V||_F^2, cumulative), residuals_ (k),
-    eigenvalue_errors_ (k; estimated, relative, of each s^2),
-    mean_score_ and fisher_diagonal_ (p, float64), strategy_ (the one chosen), n_features_out_ (k or, where V has
-    lower rank, fewer), example_shape_, n_features_in_ (the numbers of an example, whatever its axes).
+    After `fit` it has:
+
+    singular_values_: (k,) s, float64, descending.
+    explained_variance_ratio_: (k,) sum of the first s^2 over ||V||_F^2, cumulative.
+    residuals_: (k,) ||V^T u_i - s_i w_i|| / s_1.
+    eigenvalue_errors_: (k,) estimated relative error of each s^2.
+    left_, right_: (n, k) U and (p, k) W.
+    mean_score_, fisher_diagonal_: (p,) Z and I, float64.
+    strategy_: the one chosen.
+    n_features_out_: k or, where V has lower rank, fewer.
+    example_shape_, n_features_in_: an example's shape, and its numbers whatever its axes.
 
     In a scikit-learn pipeline images may have any axes after the first. A search over `rank` fits anew for every rank,
     though the vectors of a smaller one are, to the tolerance, the leading columns of those of a larger: where no other
@@ -135,7 +147,11 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return self
 
     def transform(self, images: Given) -> Float[np.ndarray, "m *outputs k"]:
-        """e(x) for each image, at the price of one gradient an image and output; (m, outputs, k) for outputs="all"."""
+        """e(x) for each of m images: (m, k), or (m, outputs, k) for outputs="all"; of the precision of params.
+
+        Cost: one gradient an image and output, and 2 m p k flops. Raises ValueError for images of another shape than
+        the fitted ones, ScoreError for scores that are not finite.
+        """
         check_is_fitted(self, "singular_values_")
         images = self._examples(images, reset=False)
         statistics = FisherStatistics(self.mean_score_, self.fisher_diagonal_, 0)
@@ -143,7 +159,7 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return self._scaled(rows)
 
     def fit_transform(self, images: Given, y: Any = None, **options: Any) -> Float[np.ndarray, "n *m k"]:
-        """`fit`, then U diag(s): the fitted images' embeddings need no further pass."""
+        """`fit`, then U diag(s), (n, k): the fitted images' embeddings need no further pass."""
         self.fit(images, y, **options)
         return self._scaled(self.left_ * self.singular_values_.astype(self.left_.dtype)[None, :])
 
@@ -268,7 +284,8 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def _params_digest(self) -> str:
         index = [list(entry) for entry in parameter_index(self._theta().params)]
-        bits = [hashlib.sha256(np.ascontiguousarray(_plain(leaf))).hexdigest() for leaf in jax.tree.leaves(self.params)]
+        arrays: list[Any] = [np.ascontiguousarray(_plain(leaf)) for leaf in jax.tree.leaves(self.params)]
+        bits = [hashlib.sha256(array).hexdigest() for array in arrays]
         return store.json_digest([index, bits])
 
 

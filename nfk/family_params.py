@@ -8,13 +8,23 @@ from pydantic import Discriminator, Field, JsonValue, Tag, field_validator, mode
 
 from nfk.section import PositiveInt, Rate, Section
 
+Batch = Annotated[int, Field(ge=2, le=65536, description="images a step")]
+LearningRate = Annotated[Rate, Field(description="of Adam")]
+Epochs = Annotated[PositiveInt, Field(description="passes over the training images")]
+Channels = Annotated[int, Field(ge=1, le=1024)]
+Width = Annotated[Channels, Field(description="channels of its layers, or what theirs are multiples of")]
+GeneratorWidth = Annotated[Channels, Field(description="the same, of the generator")]
+Latent = Annotated[PositiveInt, Field(description="numbers that an image is drawn from")]
+Ema = Annotated[float, Field(ge=0, lt=1, description="decay of the moving average of the weights, a step")]
+Mixtures = Annotated[PositiveInt, Field(description="discretised logistics a pixel")]
+
 
 class FamilyParams(Section):
     """What every trained network has: how long, how fast, in what batches it learns."""
 
-    batch: Annotated[int, Field(ge=2, le=65536)] = 64
-    learning_rate: Rate = 1e-3
-    epochs: PositiveInt = 20
+    batch: Batch = 64
+    learning_rate: LearningRate = 1e-3
+    epochs: Epochs = 20
 
 
 class DcganParams(FamilyParams):
@@ -25,13 +35,13 @@ class DcganParams(FamilyParams):
     """
 
     model: Literal["dcgan"] = "dcgan"
-    width: Annotated[int, Field(ge=1, le=1024)] = 10
-    generator_width: Annotated[int, Field(ge=1, le=1024)] = 12
-    latent: PositiveInt = 32
-    batch: Annotated[int, Field(ge=2, le=65536)] = 32
-    epochs: PositiveInt = 60
-    learning_rate: Rate = 2e-3
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.998
+    width: Width = 10
+    generator_width: GeneratorWidth = 12
+    latent: Latent = 32
+    batch: Batch = 32
+    epochs: Epochs = 60
+    learning_rate: LearningRate = 2e-3
+    ema: Ema = 0.998
 
 
 class ResnetGanParams(FamilyParams):
@@ -43,24 +53,27 @@ class ResnetGanParams(FamilyParams):
     """
 
     model: Literal["resnet_gan"] = "resnet_gan"
-    width: Annotated[int, Field(ge=1, le=1024)] = 16
-    generator_width: Annotated[int, Field(ge=1, le=1024)] = 16
-    latent: PositiveInt = 32
-    batch: Annotated[int, Field(ge=2, le=65536)] = 32
-    epochs: PositiveInt = 6
-    learning_rate: Rate = 1e-3
-    generator_learning_rate: Rate = 1e-3
-    loss: Literal["least_squares", "hinge"] = "least_squares"
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
-    penalty: Annotated[float, Field(ge=0)] = 0.0
+    width: Width = 16
+    generator_width: GeneratorWidth = 16
+    latent: Latent = 32
+    batch: Batch = 32
+    epochs: Epochs = 6
+    learning_rate: LearningRate = 1e-3
+    generator_learning_rate: Annotated[Rate, Field(description="the same, of the generator")] = 1e-3
+    loss: Literal["least_squares", "hinge"] = Field(
+        "least_squares", description="the game of discriminator and generator")
+    ema: Ema = 0.99
+    penalty: Annotated[float, Field(ge=0)] = Field(
+        0.0, description="weight of the generator's distance from its moving average; 0: off")
 
 
 class VaeParams(FamilyParams):
     """A VAE's potential: its bound at the posterior mean (`noises` 0), or the mean of it over so many noises, the same
     ones for all images; `importance`: the importance-weighted bound of these noises."""
 
-    noises: Annotated[int, Field(ge=0, le=1000)] = 0
-    importance: bool = False
+    noises: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="noises of the potential, the same for all images; 0: the posterior mean")
+    importance: bool = Field(False, description="the importance-weighted bound of these noises")
 
     @model_validator(mode="after")
     def _noises_to_weigh(self) -> VaeParams:
@@ -74,16 +87,16 @@ class ConvVaeParams(VaeParams):
     """Convolutional VAE: two stride-2 convolutions of width and 2 width channels, one hidden dense layer."""
 
     model: Literal["conv_vae"] = "conv_vae"
-    width: Annotated[int, Field(ge=1, le=1024)] = 16
-    hidden: PositiveInt = 32
-    latent: PositiveInt = 16
-    epochs: PositiveInt = 60
+    width: Width = 16
+    hidden: PositiveInt = Field(32, description="units of the dense layer")
+    latent: Latent = 16
+    epochs: Epochs = 60
 
 
 class LikelihoodParams(FamilyParams):
     """What is trained by its likelihood returns a moving average of the parameters, of decay `ema` a step."""
 
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
+    ema: Ema = 0.99
 
 
 Blocks = Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=12)]
@@ -100,15 +113,15 @@ class VdvaeParams(VaeParams, LikelihoodParams):
     """
 
     model: Literal["vdvae"] = "vdvae"
-    width: Annotated[int, Field(ge=1, le=1024)] = 32
-    middle: Annotated[int, Field(ge=1, le=1024)] = 8
-    latent: PositiveInt = 4
-    encoder: Blocks = (1, 1, 1, 1)
-    decoder: Blocks = (1, 2, 2, 1)
-    mixtures: PositiveInt = 5
-    batch: Annotated[int, Field(ge=2, le=65536)] = 32
-    learning_rate: Rate = 3e-3
-    epochs: PositiveInt = 5
+    width: Width = 32
+    middle: Channels = Field(8, description="channels of the blocks' 3x3 convolutions")
+    latent: PositiveInt = Field(4, description="channels of latents that every top-down block draws")
+    encoder: Blocks = Field((1, 1, 1, 1), description="bottom-up blocks at each resolution, full size first")
+    decoder: Blocks = Field((1, 2, 2, 1), description="top-down blocks at each resolution, full size first")
+    mixtures: Mixtures = 5
+    batch: Batch = 32
+    learning_rate: LearningRate = 3e-3
+    epochs: Epochs = 5
 
     @model_validator(mode="after")
     def _same_resolutions(self) -> VdvaeParams:
@@ -123,11 +136,11 @@ class FlowParams(LikelihoodParams):
     conditioned by convolutions of `width` channels (RealNVP, Glow). 29,856 parameters on grey images."""
 
     model: Literal["flow"] = "flow"
-    levels: Annotated[int, Field(ge=1, le=8)] = 2
-    steps: PositiveInt = 4
-    width: Annotated[int, Field(ge=1, le=1024)] = 32
-    batch: Annotated[int, Field(ge=2, le=65536)] = 32
-    learning_rate: Rate = 3e-3
+    levels: Annotated[int, Field(ge=1, le=8)] = Field(2, description="scales, each of half the size")
+    steps: PositiveInt = Field(4, description="couplings at each scale")
+    width: Width = 32
+    batch: Batch = 32
+    learning_rate: LearningRate = 3e-3
 
 
 class PixelCnnParams(LikelihoodParams):
@@ -136,12 +149,12 @@ class PixelCnnParams(LikelihoodParams):
     images, 16 rows seen above a pixel."""
 
     model: Literal["pixelcnn"] = "pixelcnn"
-    filters: Annotated[int, Field(ge=1, le=1024)] = 12
-    blocks: Annotated[int, Field(ge=1, le=16)] = 3
-    mixtures: PositiveInt = 5
-    batch: Annotated[int, Field(ge=2, le=65536)] = 32
-    learning_rate: Rate = 5e-3
-    epochs: PositiveInt = 6
+    filters: Channels = Field(12, description="channels of each stream")
+    blocks: Annotated[int, Field(ge=1, le=16)] = Field(3, description="residual blocks, each dilated twice as far")
+    mixtures: Mixtures = 5
+    batch: Batch = 32
+    learning_rate: LearningRate = 5e-3
+    epochs: Epochs = 6
 
 
 class EdmParams(LikelihoodParams):
@@ -152,16 +165,18 @@ class EdmParams(LikelihoodParams):
     """
 
     model: Literal["edm"] = "edm"
-    width: Annotated[int, Field(ge=4, le=1024, multiple_of=4)] = 16
-    attention: bool = True
-    batch: Annotated[int, Field(ge=2, le=65536)] = 32
-    epochs: PositiveInt = 12
-    learning_rate: Rate = 3e-3
-    sampler_steps: Annotated[int, Field(ge=2, le=1000)] = 12
-    potential_levels: Annotated[int, Field(ge=1, le=1000)] = 8
-    potential_low: Annotated[float, Field(gt=0)] = 0.05
-    potential_high: Annotated[float, Field(gt=0)] = 5.0
-    weighting: Literal["likelihood", "edm"] = "likelihood"
+    width: Annotated[int, Field(ge=4, le=1024, multiple_of=4)] = Field(
+        16, description="channels at full size; twice as many below")
+    attention: bool = Field(True, description="self-attention at the smallest size")
+    batch: Batch = 32
+    epochs: Epochs = 12
+    learning_rate: LearningRate = 3e-3
+    sampler_steps: Annotated[int, Field(ge=2, le=1000)] = Field(12, description="steps that a sample is drawn in")
+    potential_levels: Annotated[int, Field(ge=1, le=1000)] = Field(8, description="noise levels of the potential")
+    potential_low: Annotated[float, Field(gt=0)] = Field(0.05, description="the least of them; images lie in [-1, 1]")
+    potential_high: Annotated[float, Field(gt=0)] = Field(5.0, description="the largest of them")
+    weighting: Literal["likelihood", "edm"] = Field(
+        "likelihood", description="of the levels' errors: the likelihood bound's, or training's own")
 
     @model_validator(mode="after")
     def _levels_in_order(self) -> EdmParams:
@@ -189,22 +204,22 @@ class TorchParams(Section):
 class ClassifierParams(FamilyParams):
     """What every classifier has."""
 
-    torch: TorchParams | None = None
+    torch: TorchParams | None = Field(None, description="weights that PyTorch trained, instead of a training here")
 
 
 class Lenet5Params(ClassifierParams):
     """LeNet-5 with ReLU and max-pooling; 61,706 parameters for ten classes of 28x28 or 32x32 grey images."""
 
     model: Literal["lenet5"] = "lenet5"
-    epochs: PositiveInt = 30
+    epochs: Epochs = 30
 
 
 class MlpParams(ClassifierParams):
     """A perceptron of three dense layers: hidden, hidden, classes."""
 
     model: Literal["mlp"] = "mlp"
-    hidden: PositiveInt = 128
-    epochs: PositiveInt = 30
+    hidden: PositiveInt = Field(128, description="units of each hidden layer")
+    epochs: Epochs = 30
 
 
 class WideResnetParams(ClassifierParams):
@@ -214,12 +229,12 @@ class WideResnetParams(ClassifierParams):
     """
 
     model: Literal["wide_resnet"] = "wide_resnet"
-    depth: Annotated[int, Field(ge=10, le=1000)] = 16
-    width: Annotated[int, Field(ge=1, le=64)] = 1
-    batch: Annotated[int, Field(ge=2, le=65536)] = 128
-    epochs: PositiveInt = 30
-    learning_rate: Rate = 0.1
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
+    depth: Annotated[int, Field(ge=10, le=1000)] = Field(16, description="layers, 6 n + 4")
+    width: Annotated[int, Field(ge=1, le=64)] = Field(1, description="times 16, 32 and 64 channels")
+    batch: Batch = 128
+    epochs: Epochs = 30
+    learning_rate: Annotated[Rate, Field(description="of SGD with momentum, falling by a cosine")] = 0.1
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(5e-4, description="of the kernels, a step")
     crop: Annotated[int, Field(ge=0, le=64)] = Field(4, description="pixels of the frame that crops are taken from")
     flip: bool = Field(False, description="mirror every other image: right for photographs, wrong for digits")
 

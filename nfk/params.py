@@ -36,9 +36,9 @@ class DataParams(Section):
     channels: Literal["grey", "colour"] | None = Field(None, description="made so; null: as they are, all alike")
     classes: Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(
         None, description="names of the classes kept, in this order; null: all")
-    train: PositiveInt = 3500
-    validation: PositiveInt = 500
-    test: PositiveInt = 1000
+    train: PositiveInt = Field(3500, description="images that networks, factors and probes learn from")
+    validation: PositiveInt = Field(500, description="images that choices are made on")
+    test: PositiveInt = Field(1000, description="images that are asked once, at the end")
 
 
 class ThetaParams(Section):
@@ -51,21 +51,23 @@ class ThetaParams(Section):
 class StatisticsParams(Section):
     """Mean score and diagonal Fisher information over the model's own samples."""
 
-    model_samples: Annotated[int, Field(ge=2)] = 2048
+    model_samples: Annotated[int, Field(ge=2)] = Field(
+        2048, description="images that the model draws for them; one without samples: training images")
     block: PositiveInt = Field(256, description="examples scored at once")
 
 
 class SvdParams(Section):
     """The truncated SVD of the matrix of Fisher vectors."""
 
-    rank: PositiveInt = 128
-    oversampling: Annotated[int, Field(ge=0)] = 16
+    rank: PositiveInt = Field(128, description="k, the numbers an image gets")
+    oversampling: Annotated[int, Field(ge=0)] = Field(16, description="directions carried along beside these, not kept")
     passes: Annotated[int, Field(ge=1, le=64)] = Field(10, description="most passes over the data")
     tolerance: Annotated[float, Field(gt=0, lt=1)] = Field(
         5e-4, description="largest residual |V^T u_i - s_i w_i| / s_1 a kept mode may have; enough to stop at")
-    accept_unconverged: bool = False
+    accept_unconverged: bool = Field(False, description="modes that miss the tolerance are no failure")
     damping: Annotated[float, Field(ge=0)] = Field(1e-3, description="relative to the mean of the diagonal")
-    strategy: Literal["auto", "explicit", "gram", "cogram", "stored", "stream", "jvp"] = "auto"
+    strategy: Literal["auto", "explicit", "gram", "cogram", "stored", "stream", "jvp"] = Field(
+        "auto", description="how; auto: the quickest here, by a timed probe, that fits memory_gib")
     examples: PositiveInt | None = Field(None, description="leading training examples to use; null: all")
     block: PositiveInt = Field(256, description="examples scored at once")
     memory_gib: Annotated[float, Field(gt=0)] = Field(4.0, description="what the strategy may hold")
@@ -75,8 +77,9 @@ class EmbedParams(Section):
     """One vector an image."""
 
     examples: PositiveInt | None = Field(None, description="leading training images to embed; null: all")
-    scaling: Literal["none", "whitened", "unit"] = "none"
-    block: PositiveInt = 256
+    scaling: Literal["none", "whitened", "unit"] = Field(
+        "none", description="whitened: each component divided by its spread; unit: each vector by its length")
+    block: PositiveInt = Field(256, description="images scored at once")
 
 
 class EvaluateParams(Section):
@@ -84,27 +87,31 @@ class EvaluateParams(Section):
 
     ranks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(
         (16, 32, 64, 128), description="components compared; those above svd.rank are left out")
-    labels: tuple[PositiveInt, ...] = (100, 500, 1000)
-    draws: Annotated[int, Field(ge=2)] = 5
+    labels: tuple[PositiveInt, ...] = Field((100, 500, 1000), description="numbers of labels for few-label probes")
+    draws: Annotated[int, Field(ge=2)] = Field(5, description="draws of the labelled images, the same for all")
     examples: PositiveInt | None = Field(None, description="leading training examples with labels; null: all")
-    strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
-        1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0)
-    neighbours: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1, 5, 10, 20)
-    spectrum_examples: Annotated[int, Field(ge=2)] = 1000
+    strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = Field(
+        (1e-3, 1e-2, 1e-1, 1.0, 10.0, 100.0), description="of linear probes, tried on the validation split")
+    neighbours: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(
+        (1, 5, 10, 20), description="numbers of neighbours, tried on the validation split")
+    spectrum_examples: Annotated[int, Field(ge=2)] = Field(
+        1000, description="leading training examples whose whole spectrum is computed")
     initialisations: PositiveInt = Field(5, description="untrained networks whose mean spectrum is compared")
     full_vector_gib: Annotated[float, Field(ge=0)] = Field(
         8.0, description="largest full Fisher matrix compared; above it that row is left out, saying so")
 
 
 class ReportParams(Section):
-    title: str = "Neural Fisher Kernel embeddings"
+    """The page."""
+
+    title: str = Field("Neural Fisher Kernel embeddings", description="its heading")
 
 
 class TrackingParams(Section):
     """MLflow. The environment's MLFLOW_TRACKING_URI wins over `uri`, so that hosts and secrets stay out."""
 
-    uri: str = "sqlite:///mlflow.db"
-    experiment: Annotated[str, Field(min_length=1)] = "nfk"
+    uri: str = Field("sqlite:///mlflow.db", description="MLflow's address or embedded store")
+    experiment: Annotated[str, Field(min_length=1)] = Field("nfk", description="what its runs are filed under")
 
 
 class RegistryParams(Section):
@@ -117,7 +124,7 @@ class RegistryParams(Section):
 
 
 class Params(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(0, description="of splits, weights and draws")
     data: DataParams = DataParams()
     families: dict[Name, AnyFamily] = Field(min_length=1)
     theta: dict[Name, ThetaParams] = Field({}, description="by family; one that is not named: all its parameters")

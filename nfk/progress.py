@@ -6,7 +6,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from rich.progress import TaskID
 
 Report = Callable[[int, int, str], None]
 _LINE_SECONDS = 10.0
@@ -66,7 +69,8 @@ class _Bar:
         from rich.console import Console
         from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-        self._title, self._task = title, None
+        self._title = title
+        self._task: TaskID | None = None
         self._bar = Progress(TextColumn("{task.description}"), BarColumn(),
                              TextColumn("{task.completed:,.0f}/{task.total:,.0f} " + unit),
                              TextColumn("{task.fields[rate]:,.0f}/s"), TimeElapsedColumn(),

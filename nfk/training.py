@@ -6,8 +6,9 @@ A network brings its own step; nothing here knows a model.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, SupportsFloat, TypeVar
 
 import jax
@@ -60,11 +61,12 @@ def at_most(name: str, value: float, bound: float, remedy: str) -> Check:
 
 @dataclass(frozen=True)
 class Trained(Generic[Model]):
-    """A trained network: `history` has one number an epoch under each name, `metrics` the final ones."""
+    """A trained network, `model`: `history` has one number an epoch under each name, `metrics` the final ones, `checks`
+    what was looked at afterwards."""
 
     model: Model
-    history: dict[str, list[SupportsFloat]]
-    metrics: dict[str, SupportsFloat]
+    history: Mapping[str, Sequence[SupportsFloat]]
+    metrics: Mapping[str, SupportsFloat]
     checks: list[Check]
 
 
@@ -159,7 +161,7 @@ def run_epochs(
             state, terms = step(state, images[rows], labels[rows], jax.random.fold_in(step_key, index))
             met.append(terms)
             done += batch
-            report(done, lambda shown=terms, epoch=epoch: _note(epoch, epochs, shown))
+            report(done, partial(_note, epoch, epochs, terms))
         for name, values in _by_name(met):
             if not np.all(np.isfinite(values)):
                 index = int(np.flatnonzero(~np.isfinite(values))[0])
@@ -187,7 +189,7 @@ def _resumed(checkpoint: Checkpoint, start: State) -> tuple[int, State, dict[str
     if kept is None:
         return 0, start, {}
     leaves, structure = jax.tree.flatten(start)
-    state = structure.unflatten([jnp.asarray(kept[f"state/{index}"]) for index in range(len(leaves))])
+    state = jax.tree.unflatten(structure, [jnp.asarray(kept[f"state/{index}"]) for index in range(len(leaves))])
     history = {name.removeprefix("history/"): values.tolist() for name, values in kept.items()
                if name.startswith("history/")}
     return int(kept["epochs"][0]), state, history

@@ -7,13 +7,11 @@ import subprocess
 import sys
 import tomllib
 
-
-def blocks(project, language):
-    return re.findall(rf"```{language}\n(.*?)```", (project / "README.md").read_text(), re.S)
+from tests.snippets import blocks
 
 
 def test_the_library_example_runs(request):
-    code, = blocks(request.config.rootpath, "python")
+    code, = blocks(request.config.rootpath / "README.md", "python")
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True,
                           cwd=request.config.rootpath, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -23,21 +21,17 @@ def test_the_library_example_runs(request):
     assert float(residual) < 1e-2
 
 
-def test_the_commands_named_exist(request):
-    root = request.config.rootpath
-    targets = set(re.findall(r"^([a-z-]+):", (root / "Makefile").read_text(), re.M))
-    shell = "".join(blocks(root, "sh"))
-    assert set(re.findall(r"^make (\w+)", shell, re.M)) <= targets
-    known = subprocess.run([sys.executable, "-m", "nfk", "--help"], capture_output=True, text=True, cwd=root).stdout
-    for command in re.findall(r"^nfk (\w+)", shell, re.M):
-        assert re.search(rf"^  {command}\b", known, re.M), command
+def test_a_newcomer_finishes_it_in_five_minutes(request):
+    text = re.sub(r"^```.*?^```", "", (request.config.rootpath / "README.md").read_text(), flags=re.S | re.M)
+    assert len(text.split()) <= 1200  # at 240 words a minute
 
 
-def test_the_pictures_are_there(request):
+def test_pictures_and_linked_files_are_there(request):
     root = request.config.rootpath
-    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", (root / "README.md").read_text())
-    assert pictures
-    assert all((root / picture).is_file() for picture in pictures)
+    text = (root / "README.md").read_text()
+    assert len(re.findall(r"!\[[^\]]*\]\(([^)]+)\)", text)) == 3
+    linked = [target for target in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in target]
+    assert [target for target in linked if not (root / target).is_file()] == []
 
 
 def test_the_tables_are_those_of_the_kept_results(request):

@@ -51,7 +51,8 @@ class Atlas:
     measures: Mapping[str, Measure]
 
     def __post_init__(self) -> None:
-        for name, found in {**self.categories, **self.measures}.items():
+        named: list[tuple[str, Category | Measure]] = [*self.categories.items(), *self.measures.items()]
+        for name, found in named:
             if len(found.values) != len(self.ids):
                 raise AtlasError(f"{self.family}: {len(found.values)} values of {name} for {len(self.ids)} images; "
                                  "give one an image")

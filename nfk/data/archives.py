@@ -8,13 +8,12 @@ hold, more than 200 times their own size and 64 MiB (a decompression bomb).
 from __future__ import annotations
 
 import gzip
-import io
 import os
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Protocol, runtime_checkable
@@ -26,10 +25,18 @@ _LARGEST_HEADER = 1 << 20  # of a tar's extended headers, which are read whole
 _LEFT_BY_SYSTEMS = {"__MACOSX", "Thumbs.db", "desktop.ini"}
 
 
+@runtime_checkable
+class Readable(Protocol):
+    """A stream of bytes, whichever archive it comes from."""
+
+    def read(self, count: int = -1, /) -> bytes:
+        """The next `count` bytes, fewer at the end only."""
+
+
 class Member:
     """A file of a Tree, to be read once and before the next is asked for."""
 
-    def __init__(self, tree: Tree, name: str, stream: io.BufferedIOBase) -> None:
+    def __init__(self, tree: Tree, name: str, stream: Readable) -> None:
         self.name, self.where = name, tree.where(name)
         self._path, self._stream = tree.path, stream
 
@@ -47,7 +54,7 @@ class Tree(Protocol):
     files: tuple[str, ...]
     folders: tuple[str, ...]
 
-    def read(self, names: Collection[str]) -> Iterator[Member]:
+    def read(self, names: Collection[str]) -> Generator[Member, None, None]:
         """The files `names`, in the container's order."""
 
     def where(self, name: str) -> str:
@@ -69,7 +76,7 @@ class FolderTree:
         self.files = _visible(found_files if files is None else files)
         self.folders = _visible(found_folders if files is None else ())
 
-    def read(self, names: Collection[str]) -> Iterator[Member]:
+    def read(self, names: Collection[str]) -> Generator[Member, None, None]:
         for name in sorted(names):
             with (self.path / name).open("rb") as stream:
                 yield Member(self, name, stream)
@@ -95,7 +102,7 @@ class ZipTree:
         self.files = _visible(entry.filename for entry in entries if not entry.is_dir())
         self.folders = _visible(entry.filename.rstrip("/") for entry in entries if entry.is_dir())
 
-    def read(self, names: Collection[str]) -> Iterator[Member]:
+    def read(self, names: Collection[str]) -> Generator[Member, None, None]:
         with _whole(self.path), zipfile.ZipFile(self.path) as archive:
             for name in sorted(names):
                 with archive.open(name) as stream:
@@ -122,11 +129,13 @@ class TarTree:
                 raise DataError(f"{path}: {entry.name}: is a link or no file; put the image itself there")
         self.files, self.folders = _visible(files), _visible(folders)
 
-    def read(self, names: Collection[str]) -> Iterator[Member]:
+    def read(self, names: Collection[str]) -> Generator[Member, None, None]:
         wanted = set(names)
         for archive, entry in self._members():
             if _plain(entry.name) in wanted:
-                yield Member(self, _plain(entry.name), archive.extractfile(entry))
+                stream = archive.extractfile(entry)
+                if stream is not None:  # as it is for every regular file, and only those are in `files`
+                    yield Member(self, _plain(entry.name), stream)
 
     def _members(self) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
         with _whole(self.path), self.path.open("rb") as file:
@@ -136,7 +145,7 @@ class TarTree:
             stream = gzip.GzipFile(fileobj=file) if zipped else file
             with tarfile.open(fileobj=stream, mode="r|", tarinfo=_StrictHeader) as archive:
                 while (entry := archive.next()) is not None:
-                    archive.members.clear()  # a million of them would fill the memory
+                    archive.members.clear()  # type: ignore[attr-defined]  # a million of them would fill the memory
                     yield archive, entry
             while stream.read(1 << 20):  # to the CRC-32 of gzip
                 pass
@@ -149,10 +158,10 @@ class _StrictHeader(tarfile.TarInfo):
     """A header of a tar; tarfile itself takes a damaged or missing one for the end of the archive."""
 
     @classmethod
-    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> tarfile.TarInfo:
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _StrictHeader:
         try:
             header = super().frombuf(buf, encoding, errors)
-        except tarfile.EOFHeaderError:  # the block of zeros that ends a tar
+        except tarfile.EOFHeaderError:  # type: ignore[attr-defined]  # the block of zeros that ends a tar
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(str(error)) from error

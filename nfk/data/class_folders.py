@@ -37,7 +37,7 @@ def open_tree(tree: Tree, source: str, digest: str, wanted: Wanted) -> Source:
                             "add it there or drop it")
     parts = [[Part(np.asarray([number[places[name][1]] for name in names], np.int32), str(tree.path))]
              if names else [] for names in (train, test)]
-    found = joined(*parts, class_names)
+    found = joined(parts[0], parts[1], class_names)
     row = {name: place for place, name in enumerate((*train, *test))}
     with member(tree, train[0]) as first:
         shape = decode(_encoded(first), where=first.where, wanted=wanted).shape
@@ -57,7 +57,7 @@ def _places(tree: Tree) -> dict[str, tuple[str | None, str]]:
         paths = {name: path[1:] for name, path in paths.items()}
     divided = all(path[0].lower() in ("train", "test") for path in paths.values() if len(path) > 2)
     deep = any(len(path) > 2 for path in paths.values())
-    places = {}
+    places: dict[str, tuple[str | None, str]] = {}
     for name, path in paths.items():
         if len(path) == 2 and not deep:
             places[name] = None, path[0]

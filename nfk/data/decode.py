@@ -41,6 +41,7 @@ class Wanted:
         return (*(self.size or shape[:2]), channels)
 
     def made(self, image: Image.Image) -> Image.Image:
+        """The image in the channels and size wanted; itself where it is right as it is."""
         if self.channels and image.mode != MODES[self.channels]:
             image = image.convert(MODES[self.channels])
         if self.size and (image.height, image.width) != self.size:
@@ -82,7 +83,8 @@ def decode(encoded: bytes | None, *, where: str, wanted: Wanted = AS_IT_IS,
         raise DataError(f"{where}: holds no image bytes; store the image itself, not its path")
     like = _Like(None, None, None)
     if shape is not None:
-        like = _Like(*((None, None) if wanted.size else shape[:2]), None if wanted.channels else shape[2])
+        height, width = (None, None) if wanted.size else shape[:2]
+        like = _Like(height, width, None if wanted.channels else shape[2])
     try:
         with Image.open(io.BytesIO(encoded), formats=FORMATS) as image:
             fault = _fault(image, like)
@@ -115,7 +117,7 @@ def _fault(image: Image.Image, like: _Like, *, upright: bool = False) -> str | N
 
 @runtime_checkable
 class Decoder(Protocol):
-    """Decodes many images, on threads."""
+    """Decodes b encoded images to uint8 (b, h, w, c), on threads."""
 
     def __call__(self, encoded: Sequence[bytes | None], where: Sequence[str]) -> UInt8[np.ndarray, "b h w c"]:
         """All of them, made as wanted; the first faulty one in order is the one reported."""

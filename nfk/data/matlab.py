@@ -36,7 +36,7 @@ def open_files(train: Sequence[Path], test: Sequence[Path], source: str, wanted:
     if {1, 10} == {min(each.min() for each in raw.values()), max(each.max() for each in raw.values())}:
         raw = {file: np.where(each == 10, np.int32(0), each) for file, each in raw.items()}
     parts = [[Part(raw[file], file) for file in of] for of in (train, test)]
-    labels, class_names, test_from = joined(*parts)
+    labels, class_names, test_from = joined(parts[0], parts[1])
 
     def arrays() -> Iterator[UInt8[np.ndarray, "b h w c"]]:
         for file in files:
@@ -67,7 +67,8 @@ def _shape(file: Path) -> tuple[int, int, int, int]:
     if 2 * math.prod(shape) > psutil.virtual_memory().available:
         raise DataError(f"{file}: key 'X' has {math.prod(shape) / 2**30:,.1f} GiB, twice that in memory is needed; "
                         "split the file or convert it to Parquet")
-    return tuple(int(extent) for extent in shape)
+    height, width, channels, count = (int(extent) for extent in shape)
+    return height, width, channels, count
 
 
 def _labels(file: Path, count: int) -> Int32[np.ndarray, " n"]:

@@ -6,7 +6,6 @@ label, x and y. Images are uint8 (n, h, w) or (n, h, w, c), labels integers (n,)
 
 from __future__ import annotations
 
-import io
 import math
 import zipfile
 import zlib
@@ -18,6 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Integer, UInt8
 
+from nfk.data.archives import Readable
 from nfk.data.decode import Wanted
 from nfk.data.digest import digest
 from nfk.data.image_set import DataError
@@ -67,7 +67,8 @@ def _image_shape(file: Path, key: str) -> tuple[int, int, int, int]:
     if dtype != np.uint8 or len(shape) not in (3, 4) or 0 in shape or (*shape, 1)[3] not in (1, 3):
         raise DataError(f"{file}: key {key!r} is {dtype} of shape {shape}, must be uint8 of shape (images, height, "
                         "width[, 1 or 3 channels]); convert it")
-    return (*shape, 1)[:4]
+    count, height, width, channels = (*shape, 1)[:4]
+    return count, height, width, channels
 
 
 def _labels(file: Path, key: str, images: str, count: int) -> Integer[np.ndarray, " n"]:
@@ -97,7 +98,7 @@ def _rows(file: Path, key: str, count: int, width: int) -> Iterator[UInt8[np.nda
             raise DataError(f"{file}: key {key!r} goes on after its {total:,} bytes; fetch the file again")
 
 
-def _header(file: Path, key: str, stream: io.BufferedIOBase) -> _Header:
+def _header(file: Path, key: str, stream: Readable) -> _Header:
     version = np.lib.format.read_magic(stream)
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
     if read is None:
@@ -111,7 +112,7 @@ def _header(file: Path, key: str, stream: io.BufferedIOBase) -> _Header:
 
 
 @contextmanager
-def _stream(file: Path, key: str) -> Iterator[io.BufferedIOBase]:
+def _stream(file: Path, key: str) -> Iterator[Readable]:
     with _whole(file, key), zipfile.ZipFile(file) as archive, archive.open(f"{key}.npy") as stream:
         yield stream
 

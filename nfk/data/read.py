@@ -130,10 +130,10 @@ def _open_several(kind: str, files: list[Path], source: str, wanted: Wanted) -> 
     from nfk.data.parts import official_parts
 
     if kind == "parquet":
-        from nfk.data import parquet as reader
+        from nfk.data.parquet import open_files
     else:
-        from nfk.data import matlab as reader
-    return reader.open_files(*official_parts(files), source, wanted)
+        from nfk.data.matlab import open_files
+    return open_files(*official_parts(files), source, wanted)
 
 
 def _open_tree_of(folder: Path, wanted: Wanted) -> Source:

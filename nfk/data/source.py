@@ -49,7 +49,7 @@ class Source:
         return len(self.labels)
 
     def load(self, progress: Callable[[int, int], None] | None = None) -> ImageSet:
-        """All images in memory."""
+        """All images in memory: n h w c bytes. DataError, naming file and row, for what cannot be read."""
         images = empty_images((len(self), *self.shape), self.path)
         for block in self.reported(progress):
             images[block.rows] = block.images

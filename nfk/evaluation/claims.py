@@ -63,11 +63,11 @@ def judge(metrics: Mapping[str, Any], *, penultimate: str | None = None,
          f"activations-all-pca-{k}"),
         ("above-latent-mean", "The NFK embedding is above the VAE's latent mean.", latent_mean),
     ):
-        if reference in features:
+        if reference is not None and reference in features:
             claims.append(_above(name, statement, features, embedding, reference))
     if "full-fisher-vector" in features:
         claims.append(_recovers(features, ranks))
-    if penultimate in features and "100" in features[embedding]["few_labels"]:
+    if penultimate is not None and penultimate in features and "100" in features[embedding]["few_labels"]:
         claims.append(_few_labels_above(features, embedding, penultimate))
     if spectrum.get("trained") and spectrum.get("untrained"):
         claims.append(_trained_above_untrained(spectrum))

@@ -18,8 +18,8 @@ from nfk.evaluation.linear_probe import best_on_validation
 class Reading(NamedTuple):
     """Of each image of `test`."""
 
-    predictions: Integer[np.ndarray, "t"]
-    surprise: Float[np.ndarray, "t"]
+    predictions: Integer[np.ndarray, " t"]
+    surprise: Float[np.ndarray, " t"]
     """-log2 of the probability given to its own label, in bits; infinite for a class without training images"""
 
 
@@ -37,8 +37,8 @@ def read_each(features: Features, labels: Labels, strengths: Sequence[float]) ->
                    np.where(own.any(axis=1), np.where(own, bits, 0).sum(axis=1), np.inf))
 
 
-def isolation(train: Float[np.ndarray, "n k"], queries: Float[np.ndarray, "m k"], itself: Integer[np.ndarray, "m"],
-              count: int = 10) -> Float[np.ndarray, "m"]:
+def isolation(train: Float[np.ndarray, "n k"], queries: Float[np.ndarray, "m k"], itself: Integer[np.ndarray, " m"],
+              count: int = 10) -> Float[np.ndarray, " m"]:
     """Mean cosine distance (1 - cosine) of each query to its `count` nearest rows of `train`, at most n - 1.
 
     itself: the query's own row in `train`, which does not count; -1 where it has none. Cost: n k multiply-adds a query.

@@ -46,9 +46,9 @@ class Features:
 class Labels:
     """The class index of every image of each split."""
 
-    train: Integer[np.ndarray, "n"]
-    validation: Integer[np.ndarray, "v"]
-    test: Integer[np.ndarray, "t"]
+    train: Integer[np.ndarray, " n"]
+    validation: Integer[np.ndarray, " v"]
+    test: Integer[np.ndarray, " t"]
 
 
 def standardise(features: Features) -> Features:

@@ -20,6 +20,8 @@ from nfk.evaluation.linear_probe import best_on_validation
 
 
 class FewLabels(NamedTuple):
+    """Test accuracies in [0, 1] of one number of labels, over the draws of the labelled images."""
+
     mean: float
     standard_deviation: float
     """Over draws, with n - 1: how much one draw of labels differs from the next, not the mean's error."""
@@ -27,8 +29,11 @@ class FewLabels(NamedTuple):
 
 
 class PairedDifference(NamedTuple):
+    """Of two representations' accuracies, draw by draw of the same labelled images."""
+
     mean: float
     standard_error: float
+    """Of the mean: the differences' standard deviation over the root of their number."""
 
 
 def few_labels(features: Features, labels: Labels, counts: Sequence[int], *, draws: int,
@@ -45,8 +50,8 @@ def few_labels(features: Features, labels: Labels, counts: Sequence[int], *, dra
     return found
 
 
-def balanced_order(labels: Integer[np.ndarray, "n"], count: int, *, seed: int,
-                   draw: int) -> Int[np.ndarray, "count"]:
+def balanced_order(labels: Integer[np.ndarray, " n"], count: int, *, seed: int,
+                   draw: int) -> Int[np.ndarray, " count"]:
     """`count` rows such that classes differ by at most one image in every leading part.
 
     So the draws of one number of labels are nested in those of a larger one: images are shuffled within
@@ -81,7 +86,7 @@ def paired_difference(a: FewLabels, b: FewLabels) -> PairedDifference:
                             float(differences.std(ddof=1) / math.sqrt(len(differences))))
 
 
-def _accuracy(features: Features, labels: Labels, rows: Int[np.ndarray, "k"],
+def _accuracy(features: Features, labels: Labels, rows: Int[np.ndarray, " k"],
               strengths: Sequence[float]) -> float:
     path = logistic_path(features.train[rows], labels.train[rows], strengths)
     classifier = best_on_validation(path, features.validation, labels.validation).classifier

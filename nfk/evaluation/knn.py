@@ -18,6 +18,8 @@ METRICS: tuple[Metric, ...] = ("cosine", "euclidean")
 
 
 class NeighbourVote(NamedTuple):
+    """Test accuracy in [0, 1] of the majority of the nearest training images, and what the validation split chose."""
+
     accuracy: float
     standard_error: float
     neighbours: int
@@ -52,9 +54,9 @@ def nearest(train: Float[np.ndarray, "n d"], queries: Float[np.ndarray, "m d"], 
     return search.kneighbors(queries, return_distance=False)
 
 
-def _votes(train: Float[np.ndarray, "n d"], labels: Integer[np.ndarray, "n"],
+def _votes(train: Float[np.ndarray, "n d"], labels: Integer[np.ndarray, " n"],
            queries: Float[np.ndarray, "m d"], counts: Sequence[int],
-           metric: Metric) -> list[tuple[int, Integer[np.ndarray, "m"]]]:
+           metric: Metric) -> list[tuple[int, Integer[np.ndarray, " m"]]]:
     """Each number of neighbours with its majority classes, from one search."""
     found = labels[nearest(train, queries, max(counts), metric)]
     return [(count, mode(found[:, :count], axis=1).mode) for count in counts]

@@ -38,16 +38,16 @@ class LinearClassifier(NamedTuple):
     """x -> the class with the largest weights . x + offset."""
 
     strength: float
-    classes: Integer[np.ndarray, "c"]
+    classes: Integer[np.ndarray, " c"]
     weights: Float[np.ndarray, "c d"]
-    offsets: Float[np.ndarray, "c"]
+    offsets: Float[np.ndarray, " c"]
     converged: bool
 
-    def predict(self, rows: Float[np.ndarray, "m d"]) -> Integer[np.ndarray, "m"]:
+    def predict(self, rows: Float[np.ndarray, "m d"]) -> Integer[np.ndarray, " m"]:
         return self.classes[np.argmax(rows @ self.weights.T + self.offsets, axis=1)]
 
 
-def logistic_path(rows: Float[np.ndarray, "n d"], labels: Integer[np.ndarray, "n"],
+def logistic_path(rows: Float[np.ndarray, "n d"], labels: Integer[np.ndarray, " n"],
                   strengths: Sequence[float]) -> Iterator[LinearClassifier]:
     """Multinomial logistic regression at each strength, ascending, each started from the one before.
 
@@ -71,7 +71,7 @@ def logistic_path(rows: Float[np.ndarray, "n d"], labels: Integer[np.ndarray, "n
                                converged)
 
 
-def squared_hinge_path(rows: Float[np.ndarray, "n d"], labels: Integer[np.ndarray, "n"],
+def squared_hinge_path(rows: Float[np.ndarray, "n d"], labels: Integer[np.ndarray, " n"],
                        strengths: Sequence[float]) -> Iterator[LinearClassifier]:
     """One-vs-rest classifiers of the loss max(0, 1 - y f)^2, y = +-1, at each strength, ascending.
 
@@ -108,9 +108,9 @@ def squared_hinge_path(rows: Float[np.ndarray, "n d"], labels: Integer[np.ndarra
                                bool(found.success))
 
 
-def _squared_hinge(scaled: Float[np.ndarray, "m"], scale: Float[np.ndarray, "d"],
+def _squared_hinge(scaled: Float[np.ndarray, " m"], scale: Float[np.ndarray, " d"],
                    columns: Float[np.ndarray, "n d"], targets: Float[np.ndarray, "n c"],
-                   c: float) -> tuple[float, Float[np.ndarray, "m"]]:
+                   c: float) -> tuple[float, Float[np.ndarray, " m"]]:
     """|W|^2 / 2 + c sum max(0, 1 - y f)^2 of all classes, and its gradient, at W = scaled * scale."""
     weights = scaled.reshape(targets.shape[1], -1) * scale
     slack = np.maximum(0, 1 - targets * (columns @ weights.T))
@@ -141,7 +141,7 @@ def _rotated_back(
     return weights.copy() if basis is None else weights @ basis.T
 
 
-def _check_classes(labels: Integer[np.ndarray, "n"]) -> None:
+def _check_classes(labels: Integer[np.ndarray, " n"]) -> None:
     present = np.unique(labels)
     if len(present) < 2:
         raise ValueError(f"all {len(labels)} training labels are {present.tolist()}; a probe needs 2 classes")

@@ -18,6 +18,8 @@ the best it only fits the training images better: on 3,072 pixels of CIFAR-10 mo
 
 
 class Probe(NamedTuple):
+    """Test accuracy in [0, 1] of a linear classifier whose strength the validation split chose."""
+
     accuracy: float
     standard_error: float
     strength: float
@@ -26,7 +28,7 @@ class Probe(NamedTuple):
     """The strength is the first or last of the grid: a better one may lie beyond it."""
     converged: bool
     """The chosen classifier reached its tolerance."""
-    predictions: Integer[np.ndarray, "t"]
+    predictions: Integer[np.ndarray, " t"]
     """The class given to each test image."""
 
 
@@ -43,12 +45,14 @@ def squared_hinge_probe(features: Features, labels: Labels, strengths: Sequence[
 
 
 class Choice(NamedTuple):
+    """The classifier of a path that is best on the validation split, and its accuracy there."""
+
     classifier: LinearClassifier
     validation_accuracy: float
 
 
 def best_on_validation(path: Iterable[LinearClassifier], rows: Float[np.ndarray, "v d"],
-                       labels: Integer[np.ndarray, "v"]) -> Choice:
+                       labels: Integer[np.ndarray, " v"]) -> Choice:
     """The classifier with the highest validation accuracy; among equals the most strongly penalised.
 
     What follows `PATIENCE` strengths that are below the best before them is not fitted.

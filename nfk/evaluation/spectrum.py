@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 
-def explained_variance(gram: Float[np.ndarray, "n n"]) -> Float[np.ndarray, "n"]:
+def explained_variance(gram: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
     """r_k = sum_{i <= k} lambda_i / trace, k = 1..n, of the Gram matrix V V^T; r_n = 1.
 
     With lambda_i = s_i^2 this is the paper's ratio over the whole matrix, and the denominator is

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -42,11 +42,11 @@ def checked(given: Given, name: str = "images") -> CheckedExamples:
     """`given` as examples that can be cut by rows. TypeError for sparse rows; ValueError for no axis of examples, no
     examples, or examples of no numbers."""
     if issparse(given):
-        raise TypeError(f"{name} is a sparse matrix of shape {given.shape}, and sparse input is not supported; "
-                        f"give {name}.toarray()")
-    if not isinstance(given, Examples) or hasattr(given, "columns"):  # [] of a data frame is by name
-        given = np.asarray(given)
-    shape = tuple(given.shape)
+        raise TypeError(f"{name} is a sparse matrix of shape {cast(Any, given).shape}, and sparse input is not "
+                        f"supported; give {name}.toarray()")
+    by_rows = isinstance(given, Examples) and not hasattr(given, "columns")  # [] of a data frame is by name
+    examples = cast(Examples, given) if by_rows else np.asarray(given)
+    shape = tuple(examples.shape)
     if len(shape) < 2:
         raise ValueError(f"{name} has shape {shape}, and the first axis counts examples. Reshape your data: "
                          f"{name}[None] if it is one example, {name}.reshape(-1, 1) if each number is one")
@@ -54,7 +54,7 @@ def checked(given: Given, name: str = "images") -> CheckedExamples:
         raise ValueError(f"0 sample(s) (shape={shape}) while a minimum of 1 is required; {name} is empty")
     if 0 in shape:
         raise ValueError(f"0 feature(s) (shape={shape}) while a minimum of 1 is required; {name} holds no numbers")
-    return CheckedExamples(given)
+    return CheckedExamples(examples)
 
 
 def _check_finite(block: Any, start: int) -> None:

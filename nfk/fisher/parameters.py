@@ -13,7 +13,10 @@ PyTree = Any
 
 
 class Parameter(NamedTuple):
+    """One leaf of the tree: numbers offset to offset + prod(shape) of the flat vector."""
+
     path: str
+    """its keys, joined by /"""
     shape: tuple[int, ...]
     offset: int
 
@@ -29,16 +32,17 @@ def parameter_index(params: PyTree) -> tuple[Parameter, ...]:
 
 
 def parameter_count(params: PyTree) -> int:
-    """p"""
+    """p, the numbers in all leaves together."""
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def unflatten(vector: Float[Array, " p"], like: PyTree) -> PyTree:
-    """The tree shaped as `like` of the flat vector's numbers."""
+    """The tree shaped as `like` of the flat vector's p numbers: the inverse of `flatten_batch` for one row."""
     leaves, structure = jax.tree.flatten(like)
     stops = np.cumsum([leaf.size for leaf in leaves])[:-1]
     parts = jnp.split(vector, stops)
-    return structure.unflatten([part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])
+    return jax.tree.unflatten(
+        structure, [part.reshape(leaf.shape) for part, leaf in zip(parts, leaves, strict=True)])
 
 
 def flatten_batch(tree: PyTree) -> Float[Array, "b p"]:

@@ -39,7 +39,7 @@ class JacobianProducts:
         self._backward = jax.jit(functools.partial(_backward, potential))
 
     def matmat(self, vectors: Float[Array, "p r"]) -> Float[Array, "n r"]:
-        """V M"""
+        """V M: r forward passes over the data."""
         weighted = vectors * self._vectors.weight[:, None]
         shift = jnp.matmul(self._vectors.mean, weighted, precision="highest")
         blocks = [self._forward(self._params, self._examples(index), self._key, weighted)
@@ -47,7 +47,7 @@ class JacobianProducts:
         return jnp.concatenate(blocks) - shift[None, :]
 
     def rmatmat(self, vectors: Float[Array, "n r"]) -> Float[Array, "p r"]:
-        """V^T Y"""
+        """V^T Y: r backward passes over the data."""
         total = jnp.zeros((self.shape[1], vectors.shape[1]), vectors.dtype)
         for index in range(block_count(self._vectors)):
             rows = vectors[slice(*block_bounds(self._vectors, index))]

@@ -18,14 +18,16 @@ from nfk.linalg.rows import Progress, silent
 
 
 class Moments(NamedTuple):
-    """Count, mean and sum of squared deviations of p numbers."""
+    """Count, mean and sum of squared deviations of p numbers, float64."""
 
-    count: int
+    count: int  # type: ignore[assignment]  # named as the field wants it: nobody counts a tuple's items here
     mean: Float[np.ndarray, " p"]
     deviations: Float[np.ndarray, " p"]
     """sum (g - mean)^2"""
 
     def merge(self, other: Moments) -> Moments:
+        """The moments of both sets of examples together; nothing cancels, and the order does not matter but for
+        rounding."""
         count = self.count + other.count
         shift = other.mean - self.mean
         mean = self.mean + shift * (other.count / count)
@@ -40,7 +42,7 @@ class FisherStatistics(NamedTuple):
     """Z, float64"""
     diagonal: Float[np.ndarray, " p"]
     """I, float64"""
-    count: int
+    count: int  # type: ignore[assignment]
     """examples in the expectation"""
 
     @property
@@ -64,7 +66,7 @@ def identity_statistics(size: int) -> FisherStatistics:
 
 def block_moments(scores: Float[np.ndarray, "b p"]) -> Moments:
     """Moments of one block, sums in float64."""
-    mean = np.mean(scores, axis=0, dtype=np.float64)
+    mean = scores.mean(axis=0, dtype=np.float64)
     centred = scores - mean[None, :]
     return Moments(len(scores), mean, np.einsum("bp,bp->p", centred, centred))
 
@@ -83,7 +85,8 @@ def fisher_statistics(
     samples. Resumes from `checkpoint` on the same bits. Raises ScoreError for scores that are not finite.
     """
     checkpoint = Forgetful() if checkpoint is None else checkpoint
-    total, first, moments = samples.shape[0], 0, None
+    total, first = samples.shape[0], 0
+    moments = Moments(0, np.zeros(scores.size), np.zeros(scores.size))
     if total < 2:
         raise ValueError(f"{total} samples give no variance; give at least 2")
     if (kept := checkpoint.load("moments")) is not None:
@@ -92,8 +95,7 @@ def fisher_statistics(
     for start in range(first, total, block):
         stop = min(total, start + block)
         rows = np.asarray(scores(samples[start:stop], start))
-        new = block_moments(rows)
-        moments = new if moments is None else moments.merge(new)
+        moments = moments.merge(block_moments(rows))
         progress(stop, total, "scores")
         if checkpoint.due():
             checkpoint.save("moments", {"count": np.array([moments.count]), "mean": moments.mean,

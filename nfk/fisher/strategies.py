@@ -68,15 +68,17 @@ _AGAINST_GRAM = Machine(0.0, 1e12, 1e12 / 2)
 
 
 class Plan(NamedTuple):
-    """What one strategy would cost."""
+    """What one strategy would cost: work, memory, and seconds by the probe's rates."""
 
     strategy: Strategy
     gradient_passes: float
     """gradients per example"""
     product_flops: float
+    """in the products after the gradients, and the eigenproblems"""
     bytes: float
     """held at once, on the device and the host together"""
     seconds: float
+    """gradients and products, one after the other; reading the data is not counted"""
 
 
 def probe_machine(vectors: RowBlocks, rank: int) -> Machine:
@@ -119,9 +121,9 @@ def plans(
     gradients, jacobians = n * machine.gradient_seconds, 2 * (PAPER_POWER_ITERATIONS + 1) * (rank + PAPER_OVERSAMPLING)
     sampled = sample_rows(n, width, passes, block_rows)
     likely = min(passes, LIKELY_PASSES - (sampled > 0))
-    krylov_flops, krylov_flops64 = likely * 4 * n * p * width + 6 * p * (likely * width) ** 2, likely * 4 * p * width**2
+    krylov_flops = likely * 4 * n * p * width + 6 * p * (likely * width) ** 2
     krylov_bytes = working + (passes + 3) * p * width * itemsize + n * rank * itemsize
-    krylov_flops64 += _eigen_flops(sampled, width)
+    krylov_flops64 = likely * 4 * p * width**2 + _eigen_flops(sampled, width)
     krylov_seconds = krylov_flops * products + (sampled**2 * p + _DOUBLE * krylov_flops64) * inner
     gram_flops, gram_flops64 = n**2 * p + 2 * n * p * rank, _eigen_flops(n, rank)
     gram_seconds = 2 * n * p * rank * products + (n**2 * p + _DOUBLE * gram_flops64) * inner
@@ -220,8 +222,7 @@ def decompose(
     whole = strategy in ("explicit", "stored") or (strategy == "gram" and resident >= vectors.shape[0])
     rows = StoredRows(vectors) if whole else vectors
     if strategy in ("explicit", "gram"):
-        resident = None if whole else resident
-        factors = gram_svd(rows, rank=rank, resident_rows=resident, progress=progress)
+        factors = gram_svd(rows, rank=rank, resident_rows=None if whole else resident, progress=progress)
     elif strategy == "cogram":
         factors = cogram_svd(vectors, rank=rank, progress=progress)
     elif strategy == "jvp":

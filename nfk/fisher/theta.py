@@ -55,8 +55,9 @@ def choose(
     kept = [path in names for path in paths]
     if all(kept):
         return Theta(params, log_density)
-    chosen = structure.unflatten([leaf if keep else None for keep, (_, leaf) in zip(kept, leaves, strict=True)])
-    fixed = structure.unflatten([None if keep else leaf for keep, (_, leaf) in zip(kept, leaves, strict=True)])
+    pairs = [(keep, leaf) for keep, (_, leaf) in zip(kept, leaves, strict=True)]
+    chosen = jax.tree.unflatten(structure, [leaf if keep else None for keep, leaf in pairs])
+    fixed = jax.tree.unflatten(structure, [None if keep else leaf for keep, leaf in pairs])
 
     def of_chosen(theta: PyTree, x: Array, key: Array) -> Array:
         double = any(leaf.dtype == jnp.float64 for leaf in jax.tree.leaves(theta))

@@ -56,7 +56,7 @@ class FisherVectors:
         return self.scores.image(self._read(index), self.mean, self.weight, right, self._bounds(index)[0])
 
     def examples(self, index: int) -> Any:
-        """The examples of block `index`."""
+        """The examples of block `index`, (b, ...) as they were given; not the ones read ahead."""
         return self._slice(index)
 
     def sample64(self, count: int) -> tuple[Float[np.ndarray, "b p"], Int[np.ndarray, " b"]]:

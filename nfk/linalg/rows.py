@@ -21,7 +21,7 @@ Progress = Callable[[int, int, str], None]
 
 
 def silent(done: int, total: int, what: str) -> None:
-    """The Progress that shows nothing."""
+    """The Progress that shows nothing: the default everywhere."""
 
 
 @runtime_checkable
@@ -41,7 +41,8 @@ class RowBlocks(Protocol):
 class KeptRows:
     """The image of rows that are in memory."""
 
-    def image(self, index: int, right: Float[Array, "p r"]) -> Float[Array, "b r"]:
+    def image(self: RowBlocks, index: int, right: Float[Array, "p r"]) -> Float[Array, "b r"]:
+        """Rows of block `index` times `right`: 2 b p r flops."""
         return _image(self.block(index), right)
 
 
@@ -54,6 +55,7 @@ class DenseRows(KeptRows):
         self._matrix = matrix
 
     def block(self, index: int) -> Float[Array, "b p"]:
+        """Rows of block `index`, on the device."""
         start, stop = block_bounds(self, index)
         return jnp.asarray(self._matrix[start:stop])
 
@@ -70,16 +72,19 @@ class StoredRows(KeptRows):
         self._kept: dict[int, Float[Array, "b p"]] = {}
 
     def block(self, index: int) -> Float[Array, "b p"]:
+        """Rows of block `index`, computed at the first call and kept."""
         if index not in self._kept:
             self._kept[index] = self._rows.block(self._blocks[index])
         return self._kept[index]
 
 
 def block_count(rows: RowBlocks) -> int:
+    """How many blocks the n rows are cut into: n / block_rows, rounded up."""
     return -(-rows.shape[0] // rows.block_rows)
 
 
 def block_bounds(rows: RowBlocks, index: int) -> tuple[int, int]:
+    """The first row of block `index`, and the one after its last."""
     start = index * rows.block_rows
     return start, min(rows.shape[0], start + rows.block_rows)
 

@@ -25,13 +25,13 @@ class Products(Protocol):
     shape: tuple[int, int]
 
     def matmat(self, vectors: Float[Array, "p r"]) -> Float[Array, "n r"]:
-        """V M"""
+        """V M, a pass over the data."""
 
     def rmatmat(self, vectors: Float[Array, "n r"]) -> Float[Array, "p r"]:
-        """V^T M"""
+        """V^T M, a pass over the data."""
 
     def squared_norm(self) -> float:
-        """||V||_F^2"""
+        """||V||_F^2, of the whole matrix."""
 
 
 def subspace_iteration(

@@ -20,7 +20,7 @@ def unfolded_convolution(
     lhs: Float[Array, "b h w c"],
     rhs: Float[Array, "i j e d"],
     window_strides: Sequence[int],
-    padding: str | Sequence[Sequence[int]],
+    padding: str | Sequence[Any],  # of pairs
     rhs_dilation: Sequence[int] = (1, 1),
     feature_group_count: int = 1,
 ) -> Float[Array, "b u v d"]:
@@ -53,7 +53,7 @@ def native_convolution(
     lhs: Float[Array, "b h w c"],
     rhs: Float[Array, "i j e d"],
     window_strides: Sequence[int],
-    padding: str | Sequence[Sequence[int]],
+    padding: str | Sequence[Any],  # of pairs
     rhs_dilation: Sequence[int] = (1, 1),
     feature_group_count: int = 1,
 ) -> Float[Array, "b u v d"]:
@@ -70,7 +70,7 @@ def convolution(
     lhs: Float[Array, "b h w c"],
     rhs: Float[Array, "i j e d"],
     window_strides: Sequence[int],
-    padding: str | Sequence[Sequence[int]],
+    padding: str | Sequence[Any],  # of pairs
     lhs_dilation: Sequence[int] = (1, 1),
     rhs_dilation: Sequence[int] = (1, 1),
     feature_group_count: int = 1,
@@ -80,8 +80,9 @@ def convolution(
     one, under `vmap`) by timing, layer by layer (`convolution_choice.quickest`); for a batch, in training, unfolded
     on a CPU and XLA's own elsewhere; in float64 on a CPU always unfolded; with a dilated input always XLA's own.
     """
-    options = {"window_strides": list(window_strides), "padding": padding, "rhs_dilation": list(rhs_dilation),
-               "feature_group_count": feature_group_count}
+    options: dict[str, Any] = {
+        "window_strides": list(window_strides), "padding": padding, "rhs_dilation": list(rhs_dilation),
+        "feature_group_count": feature_group_count}
     if tuple(lhs_dilation) != (1, 1):
         return lax.conv_general_dilated(
             lhs, rhs, window_strides, padding, lhs_dilation, rhs_dilation, ("NHWC", "HWIO", "NHWC"),

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -50,8 +50,9 @@ class Custom:
         with _told(config.model):
             model = build(config.options, image_shape, classes)
             if isinstance(model, ImageModel):  # what it keeps beside params is its own kind's to write and read
+                kind = cast(Any, model.config).model
                 raise TypeError(f"it gave the shipped {type(model).__name__}: name that in params.yaml, "
-                                f"model: {model.config.model}, or return an object of your own that holds it")
+                                f"model: {kind}, or return an object of your own that holds it")
             if key is not None and hasattr(model, "initial"):
                 model = model.initial(key)
         _checked(config.model, model)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from nfk.models.likelihood import fit
 from nfk.models.unet import Hidden, UNet
 from nfk.training import Check, Progress, Trained, at_least, at_most, require_images, unit_range
 
-Sigmas = Float[Array, " l"] | Float[np.ndarray, " l"]
+Sigmas = TypeVar("Sigmas", Float[Array, " l"], Float[np.ndarray, " l"])
 Denoiser = Callable[[Float[Array, "b h w c"], Float[Array, " b"]], Float[Array, "b h w c"]]
 """(noised images in [-1, 1] + noise, noise levels sigma) -> the images' posterior means"""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -124,9 +124,12 @@ def told(log_likelihood: Float[Array, " b"], image_shape: tuple[int, int, int]) 
     return {"log_likelihood": log_likelihood, "bits_per_dimension": bits_per_dimension(log_likelihood, image_shape)}
 
 
+Nats = TypeVar("Nats", Float[Array, " b"], float)
+
+
 def bits_per_dimension(
-    log_likelihood: Float[Array, " b"] | float, image_shape: tuple[int, int, int]
-) -> Float[Array, " b"] | float:
+    log_likelihood: Nats, image_shape: tuple[int, int, int]
+) -> Nats:
     """-log2 p / d of log p in nats, d = h w c: 8 for uniform noise."""
     return log_likelihood * (-1 / (math.prod(image_shape) * math.log(2)))
 

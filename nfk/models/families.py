@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from jaxtyping import Array, Key
 
 from nfk.family_params import AnyFamily, CustomParams
@@ -18,7 +20,7 @@ from nfk.models.wide_resnet import WideResnet
 
 Model = Dcgan | ResnetGan | ConvVae | Vdvae | Flow | PixelCnn | Edm | Lenet5 | Mlp | WideResnet | Custom
 
-MODELS: dict[str, type[Model]] = {
+MODELS: dict[str, Any] = {  # each kind makes itself of its own parameters, which no common type says
     "dcgan": Dcgan,
     "resnet_gan": ResnetGan,
     "conv_vae": ConvVae,
@@ -34,5 +36,5 @@ MODELS: dict[str, type[Model]] = {
 
 def initial(config: AnyFamily, image_shape: tuple[int, int, int], classes: int, key: Key[Array, ""]) -> Model:
     """The untrained network that `config` describes, for images and classes of one data set."""
-    kind = Custom if isinstance(config, CustomParams) else MODELS[config.model]
+    kind: Any = Custom if isinstance(config, CustomParams) else MODELS[config.model]
     return kind.initial(config, image_shape, classes, key)

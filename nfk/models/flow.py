@@ -143,7 +143,8 @@ class FlowNetwork(nn.Module):
         self, x: Float[Array, "b h w c"], standardise: bool = False
     ) -> tuple[Float[Array, "b d"], Float[Array, " b"], Hidden]:
         """z, log |det dz/dx|, and the hidden layers' outputs by name."""
-        log_det, left, hidden = jnp.zeros(len(x), x.dtype), [], {}
+        log_det, left = jnp.zeros(len(x), x.dtype), []
+        hidden: Hidden = {}
         for level, scale in enumerate(self.scales):
             x = squeeze(x)
             for index, step in enumerate(scale):

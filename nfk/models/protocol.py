@@ -42,8 +42,9 @@ class TrainedModel(Protocol):
     range scales inside. Evaluation mode always: running batch statistics, frozen spectral norms.
     """
 
-    params: PyTree
-    """theta: the parameters the Fisher score is taken in (for a GAN: the discriminator's), float32."""
+    @property
+    def params(self) -> PyTree:
+        """theta: the parameters the Fisher score is taken in (for a GAN: the discriminator's), float32."""
 
     def log_density(self, params: PyTree, x: Float[Array, "h w c"], key: Key[Array, ""]) -> Float[Array, ""]:
         """s(x; theta): the log density of one image up to a constant. Deterministic given (params, x, key)."""

@@ -88,6 +88,10 @@ class Vae(ImageModel):
     def network(self) -> Network:
         """Encoder and decoder."""
 
+    @abstractmethod
+    def sample(self, key: Key[Array, ""], count: int) -> Float[np.ndarray, "n h w c"]:
+        """Images of z ~ N(0, I), in [0, 1]."""
+
     def log_density(self, params: PyTree, x: Float[Array, "h w c"], key: Key[Array, ""]) -> Float[Array, ""]:
         """s(x; theta) in nats; the key is not used. Costs one pass of the encoder and max(1, noises) of the decoder."""
         del key

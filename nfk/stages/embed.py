@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax.numpy as jnp
 
 from nfk import store
 from nfk.fisher.embedding import embed, scale
 from nfk.fisher.vectors import FisherVectors
 from nfk.params import Params
-from nfk.progress import progress
+from nfk.progress import Report, progress
 from nfk.stages import images, network, workspace
 from nfk.stages.images import SPLITS
 from nfk.stages.outcome import Outcome
@@ -21,7 +23,8 @@ def run(params: Params, family: str) -> Outcome:
     factors = store.read(workspace.factors_store(family)).expect(**made_from)
     inputs = {**made_from, "factors": factors.digest}
     right, scores = jnp.asarray(factors["right"][:]), net.scores
-    path, counts = workspace.embeddings_store(family), {}
+    path = workspace.embeddings_store(family)
+    counts: dict[str, float | int] = {}
     scratches = []
     with store.write(path, inputs=inputs) as writer, progress(f"embed@{family}") as report:
         for split in SPLITS:
@@ -30,8 +33,7 @@ def run(params: Params, family: str) -> Outcome:
                                     block_rows=params.embed.block)
             scratches.append(workspace.scratch(f"embed-{split}", family, {
                 "params": params.embed.model_dump(), "split": split, **inputs}))
-            rows = embed(vectors, right, checkpoint=scratches[-1],
-                         progress=lambda done, total, what, split=split: report(done, total, f"{what} of {split}"))
+            rows = embed(vectors, right, checkpoint=scratches[-1], progress=partial(_reported, report, split))
             writer.put(split, scale(rows, params.embed.scaling, singular_values=factors["singular_values"][:],
                                     fitted=factors.attributes["examples"]))
             writer.put(f"{split}_id", data.source_rows(split)[: len(rows)])
@@ -44,3 +46,7 @@ def run(params: Params, family: str) -> Outcome:
         params={"embed": params.embed.model_dump()},
         metrics={"rank": right.shape[1]} | {f"images/{split}": count for split, count in counts.items()},
         digests={**inputs, "embeddings": store.read_marker(path)["digest"]})
+
+
+def _reported(report: Report, split: str, done: int, total: int, what: str) -> None:
+    report(done, total, f"{what} of {split}")

@@ -14,6 +14,7 @@ from nfk.fisher.scores import Examples, Scores
 from nfk.fisher.statistics import FisherStatistics
 from nfk.fisher.theta import choose
 from nfk.models import checkpoint
+from nfk.models.families import Model
 from nfk.models.protocol import TrainedModel
 from nfk.params import Params, ThetaParams
 from nfk.stages import workspace
@@ -22,7 +23,7 @@ from nfk.stages.images import Images
 
 class Network(NamedTuple):
     family: str
-    model: TrainedModel
+    model: Model
     scores: Scores
     digest: str
     card: dict[str, Any]

@@ -29,6 +29,7 @@ def run(params: Params, family: str) -> Outcome:
         trained = untrained.train(
             data.pixels("train"), data.labels("train"), (data.pixels("validation"), data.labels("validation")),
             network.key(params, "train"), progress=report, checkpoint=scratch)
+    history = {name: [float(value) for value in values] for name, values in trained.history.items()}
     folder = workspace.model_folder(family)
     with whole_folder(folder) as building:
         card = checkpoint.save(trained, building, extra={"seed": params.seed, "data": data.digest})
@@ -36,7 +37,7 @@ def run(params: Params, family: str) -> Outcome:
         if shown is None:  # a classifier draws nothing: show what it was trained on
             shown = np.asarray(data.examples("train")[:_GRID])
         save(samples(shown), building / "samples.png")
-        save(training_curves(trained.history) if trained.history else trained_elsewhere(), building / "curves.png")
+        save(training_curves(history) if history else trained_elsewhere(), building / "curves.png")
     scratch.clear()
     failed = [check for check in trained.checks if not check.passed]
     for check in failed:
@@ -46,7 +47,8 @@ def run(params: Params, family: str) -> Outcome:
     return Outcome(
         f"{config.model}, {card['parameters']:,} parameters, {verdict} -> {folder}",
         params={f"families.{family}": config.model_dump()},
-        metrics={**trained.metrics, "parameters": card["parameters"], "checks_failed": len(failed)},
-        series=trained.history,
+        metrics={**{name: float(value) for name, value in trained.metrics.items()},
+                 "parameters": card["parameters"], "checks_failed": len(failed)},
+        series=history,
         figures=[folder / "samples.png", folder / "curves.png"],
         digests={"data": data.digest, "model": network.digest(card)})

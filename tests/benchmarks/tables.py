@@ -1,6 +1,6 @@
-"""The README's tables of the numerical core, from results/core.json: python -m tests.benchmarks.tables
+"""The documentation's tables of the numerical core, from results/core.json: python -m tests.benchmarks.tables
 
-Replaces what stands between the README's markers; `--check` only says whether it is up to date.
+Replaces what stands between the markers of the page of results; `--check` only says whether it is up to date.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 from tests.benchmarks.core import RESULTS, quicker
 
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "infra/docs/results.md"
 MARKS = re.compile(r"(<!-- core: made by tests/benchmarks/tables.py -->\n).*?(<!-- /core -->)", re.DOTALL)
 NAMES = {"lenet5": "LeNet-5", "dcgan-small": "small DCGAN", "dcgan": "DCGAN", "wrn-16-1": "WRN-16-1",
          "wrn-40-2": "WRN-40-2"}
@@ -26,6 +26,7 @@ def tables(kept: dict[str, Any]) -> str:
     parts = []
     if found := kept.get("speed"):
         parts.append(table(
+            "Speed, beside the paper's algorithm",
             ["network, k", "parameters", "n", "passes, oversampling", "`stream`, ms an example", "paper, ms", "ratio"],
             [[f"{called(name)}", f"{run['parameters']:,}", f"{run['examples']:,}",
               f"{run['passes']}, {run['oversampling']}", f"{median(run['stream_ms']):.2f}",
@@ -33,15 +34,17 @@ def tables(kept: dict[str, Any]) -> str:
              for name, run in found.items()]))
     if found := kept.get("gram"):
         parts.append(table(
+            "Few images: the Gram matrix",
             ["network, k (n = 512)", "`gram`, s", "paper, s", "ratio"],
             [[called(name), f"{median(run['gram_s']):.2f}",
               f"{quicker(run['paper_s'], run['paper_on_plain_convolutions_s']):.1f}", f"{run['ratio']:.0f}"]
              for name, run in found.items()]))
     if found := kept.get("error"):
         parts.append(table(
+            "Relative error of the eigenvalues",
             ["network, k", "way", "leading half", "all", "modes worse than the paper's", "estimate / true: least",
              "median"],
-            [[called(name), way, f"{run['leading_half']:.0e}", f"{run['all']:.0e}",
+            [[called(name), way, power(run["leading_half"]), power(run["all"]),
               str(run.get("modes_worse_than_paper", "–")),
               *([f"{run['estimate_over_true']['least']:.1f}", f"{run['estimate_over_true']['median']:.1f}"]
                 if "estimate_over_true" in run and run["all"] > 1e-12 else ["–", "–"])]
@@ -49,16 +52,19 @@ def tables(kept: dict[str, Any]) -> str:
              if isinstance(run, dict) and "leading_half" in run]))
     if found := kept.get("transform"):
         parts.append(table(
+            "The price of an embedding",
             ["network, k", "`transform`, ms an image", "gradient alone, ms", "ratio"],
             [[called(name), f"{median(run['transform_ms']):.3f}", f"{median(run['gradients_ms']):.3f}",
               f"{run['ratio']:.2f}"] for name, run in found.items()]))
     if found := kept.get("peers"):
         parts.append(table(
+            "Peers",
             ["network-n, k = 32", "by", "seconds", "eigenvalue error: leading half", "all"],
-            [[called(name), peer, f"{median(run['seconds'][peer]):.2f}", f"{error['leading_half']:.0e}",
-              f"{error['all']:.0e}"] for name, run in found.items() for peer, error in run["error"].items()]))
+            [[called(name), peer, f"{median(run['seconds'][peer]):.2f}", power(error["leading_half"]),
+              power(error["all"])] for name, run in found.items() for peer, error in run["error"].items()]))
     if found := kept.get("tangents"):
         parts.append(table(
+            "Beside neural-tangents",
             ["network, n; k = 32", "kernel", "`gram`, s", "neural-tangents' quickest, s", "mode", "ratio"],
             [[called(name), kernel, f"{median(run[kernel]['gram_s']):.2f}",
               f"{run[kernel]['peers'][run[kernel]['best']]['seconds']:.2f}",
@@ -66,6 +72,7 @@ def tables(kept: dict[str, Any]) -> str:
              for name, run in found.items() for kernel in ("whitened", "plain")]))
     if found := kept.get("auto"):
         parts.append(table(
+            "What `auto` takes",
             ["network-k-n", "`auto` took", "quickest", "`auto` / quickest"],
             [[called(name), "/".join(sorted(set(run["taken"]))), run["best"], f"{run['ratio']:.2f}"]
              for name, run in found.items()]))
@@ -73,6 +80,7 @@ def tables(kept: dict[str, Any]) -> str:
         run = found["dcgan-small-32"]
         rounds = len(next(iter(run["runs"].values())))
         parts.append(table(
+            "Growth with n",
             ["n", *(f"{n:,}" for n in run["examples"])],
             [[f"seconds, `stream` (runs: {rounds})", *(f"{value:.1f}" for value in run["seconds"])],
              ["peak memory, MB", *(f"{value / 1e6:.0f}" for value in run["peak_bytes"])]])
@@ -90,17 +98,23 @@ def called(name: str) -> str:
     return f"{NAMES[network]}, {name[len(network) + 1:]}"
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)) + "\n"
+def power(error: float) -> str:
+    """2.1e-07 -> 2e-07, with a hyphen at which no line is broken."""
+    return f"{error:.0e}".replace("-", "\N{NON-BREAKING HYPHEN}")
+
+
+def table(title: str, head: list[str], rows: list[list[str]]) -> str:
+    lines = (f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows))
+    return f"### {title}\n\n" + "\n".join(lines) + "\n"
 
 
 def main() -> None:
-    text = README.read_text(encoding="utf-8")
+    text = PAGE.read_text(encoding="utf-8")
     made = MARKS.sub(lambda match: f"{match[1]}\n{tables(json.loads(RESULTS.read_text()))}\n{match[2]}", text)
     if "--check" in sys.argv[1:]:
-        sys.exit(made != text and "README.md is older than tests/benchmarks/results/core.json; run "
+        sys.exit(made != text and "infra/docs/results.md is older than tests/benchmarks/results/core.json; run "
                                   "python -m tests.benchmarks.tables")
-    README.write_text(made, encoding="utf-8")
+    PAGE.write_text(made, encoding="utf-8")
 
 
 if __name__ == "__main__":

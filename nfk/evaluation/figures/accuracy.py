@@ -134,7 +134,7 @@ def probe_accuracies(features: Mapping[str, Any]) -> Figure:
 
 
 @styled
-def confusion(predictions: Integer[np.ndarray, "t"], labels: Integer[np.ndarray, "t"],
+def confusion(predictions: Integer[np.ndarray, " t"], labels: Integer[np.ndarray, " t"],
               classes: Sequence[str]) -> Figure:
     """Images of each class (rows) by predicted class (columns), as counts; shade: share of the row."""
     counts = confusion_matrix(labels, predictions, labels=np.arange(len(classes)))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import numpy as np
 from jaxtyping import Float, Integer
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from nfk.evaluation.components import Extremes
 from nfk.evaluation.figures.style import BLUE, GREY, VERMILLION, new_figure, styled
@@ -38,7 +40,7 @@ def component_ends(images: Float[np.ndarray, "n h w c"], ends: Extremes) -> Figu
     width, height = CELL * (2 * each + 0.7) + 1.2, CELL * rows + 0.4
     figure = new_figure(width, height)
     # the titles reach over many columns: room is kept for them here, or the first column would widen
-    figure.get_layout_engine().set(rect=(0, 0, 1, 1 - 0.27 / height))
+    cast(ConstrainedLayoutEngine, figure.get_layout_engine()).set(rect=(0, 0, 1, 1 - 0.27 / height))
     cells = figure.subplots(rows, 2 * each + 1, squeeze=False, width_ratios=[1] * each + [0.5] + [1] * each)
     for axes in cells[:, each]:
         axes.set_visible(False)
@@ -56,7 +58,7 @@ def component_ends(images: Float[np.ndarray, "n h w c"], ends: Extremes) -> Figu
 @styled
 def neighbours(
     queries: Float[np.ndarray, "q h w c"],
-    query_labels: Integer[np.ndarray, "q"],
+    query_labels: Integer[np.ndarray, " q"],
     found: Float[np.ndarray, "q m h w c"],
     found_labels: Integer[np.ndarray, "q m"],
     classes: Sequence[str],

@@ -48,7 +48,7 @@ def explained_variance(spectrum: Mapping[str, Any]) -> Figure:
 
 
 @styled
-def singular_values(values: Float[np.ndarray, "k"], residuals: Float[np.ndarray, "k"],
+def singular_values(values: Float[np.ndarray, " k"], residuals: Float[np.ndarray, " k"],
                     tolerance: float | None = None) -> Figure:
     """Singular values above, |V^T u_i - s_i w_i| / s_1 below, both on logarithmic axes."""
     figure = new_figure(6.8, 4.8)

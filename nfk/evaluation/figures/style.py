@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
-from typing import NamedTuple, ParamSpec
+from typing import Any, NamedTuple, ParamSpec, cast
 
 import numpy as np
 from matplotlib import rc_context
@@ -27,7 +27,7 @@ DOTS_PER_INCH = 160
 LINE = 13.0
 """Points from one line of text to the next."""
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif", "font.size": 9.5, "axes.titlesize": 10.5, "axes.titleweight": "bold",
     "axes.titlelocation": "left", "axes.labelsize": 9.5, "axes.labelcolor": INK, "text.color": INK,
     "axes.edgecolor": GREY, "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False,
@@ -74,7 +74,7 @@ def label_ends(axes: Axes, ends: Sequence[End]) -> None:
     Call it last: the limits of the y axis are read here.
     """
     low, high = axes.get_ylim()
-    points = 72 * 0.78 * axes.figure.get_figheight()  # the axes' height; title and ticks take the rest
+    points = 72 * 0.78 * cast(Figure, axes.figure).get_figheight()  # the axes' height; title and ticks take the rest
     gap = (high - low) * LINE / points
     for end, height in zip(ends, _apart([end.height for end in ends], gap, low, high), strict=True):
         axes.annotate(end.text, xy=(1, end.height), xytext=(1.04, height), color=end.colour, fontsize=9,
