@@ -30,7 +30,9 @@ def entries(results: Path = RESULTS) -> list[Entry]:
     for name in names():
         spec = load(name)
         for size, scale in spec.sizes.items():
-            file, run, claims = results / f"{name}-{size}.json", None, ()
+            file = results / f"{name}-{size}.json"
+            run: str | None = None
+            claims: tuple[str, ...] = ()
             if file.exists():
                 kept = json.loads(file.read_text(encoding="utf-8"))
                 run = f"{kept['date']}, {len(kept['seeds'])} seeds, commit {kept.get('git.commit', 'none')[:10]}"

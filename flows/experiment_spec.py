@@ -100,7 +100,8 @@ class Experiment(_Spec):
                 if name not in names:
                     raise ValueError(f"claim {claim.says!r}: no row {name!r}")
         for size, scale in self.sizes.items():
-            if unknown := {asked.part for asked in (*self.rows, *self.pictures)} - scale.parts.keys():
+            read = {row.part for row in self.rows} | {picture.part for picture in self.pictures}
+            if unknown := read - scale.parts.keys():
                 raise ValueError(f"sizes.{size}: no part {sorted(unknown)[0]!r}, which a row or a picture reads")
         return self
 

@@ -15,14 +15,16 @@ class StudyParams(Section):
     family: Name = Field(description="a family of this file, whose results the study reads")
 
 
+Way = Literal["stream64", "gram", "stream", "paper"]
+
+
 class EigenvalueErrorParams(StudyParams):
     """Eigenvalues of the kernel by the strategies that stream, against a float64 Gram matrix of float64 gradients."""
 
     study: Literal["eigenvalue_error"] = "eigenvalue_error"
     examples: Annotated[int, Field(ge=2)] = Field(1024, description="leading training images")
     rank: PositiveInt = 128
-    ways: Annotated[tuple[Literal["stream64", "gram", "stream", "paper"], ...], Field(min_length=1)] = (
-        "stream64", "gram", "stream", "paper")
+    ways: Annotated[tuple[Way, ...], Field(min_length=1)] = ("stream64", "gram", "stream", "paper")
     oversampling: Annotated[int, Field(ge=0)] = Field(16, description="of stream; the paper's is 10")
     passes: PositiveInt = Field(6, description="of stream; the paper's are 11")
 

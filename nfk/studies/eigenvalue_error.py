@@ -31,7 +31,7 @@ from nfk.linalg.krylov import block_krylov
 from nfk.linalg.rows import DenseRows, block_bounds, block_count
 from nfk.linalg.subspace import subspace_iteration
 from nfk.studies.study import Findings, Material, Report, Table
-from nfk.study_params import EigenvalueErrorParams
+from nfk.study_params import EigenvalueErrorParams, Way
 
 _KINK = 1e-3
 """A row moved by more than this part of its norm from one precision to the other sits on a kink: rounding moves
@@ -64,8 +64,7 @@ def run(material: Material, params: EigenvalueErrorParams, report: Report) -> Fi
     found: dict[str, Any] = {}
     for way in params.ways:
         started = time.perf_counter()
-        squares = _found(way, vectors, exact, rank, material, params,
-                         lambda done, total, what, way=way: report(done, total, f"{way}, {what}"))
+        squares = _found(way, vectors, exact, rank, material, params, _named(report, way))
         errors = np.abs(squares.values - truth)
         relative = errors / truth
         found[way] = {
@@ -89,8 +88,12 @@ def run(material: Material, params: EigenvalueErrorParams, report: Report) -> Fi
         {"errors": _figure(found, variance)})
 
 
+def _named(report: Report, way: str) -> Report:
+    return lambda done, total, what: report(done, total, f"{way}, {what}")
+
+
 def _found(
-    way: str, vectors: FisherVectors, exact: Float[np.ndarray, "m p"], rank: int, material: Material,
+    way: Way, vectors: FisherVectors, exact: Float[np.ndarray, "m p"], rank: int, material: Material,
     params: EigenvalueErrorParams, report: Report,
 ) -> Squares:
     key = material.key("svd")

@@ -23,8 +23,11 @@ Report = Callable[[int, int, str], None]
 class ImageSplits(Protocol):
     """The data set by split ("train", "validation", "test"), the leading `most` images of each."""
 
-    shape: tuple[int, int, int]
-    class_names: tuple[str, ...]
+    @property
+    def shape(self) -> tuple[int, int, int]: ...
+
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
 
     def pixels(self, split: str, most: int | None = None) -> UInt8[np.ndarray, "m h w c"]: ...
 
