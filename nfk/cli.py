@@ -324,6 +324,40 @@ def deploy(
 
 
 @app.command()
+def serve(
+    embedder: Annotated[str, typer.Argument(metavar="EMBEDDER", autocompletion=completion.embedders,
+                                            help="NAME@ALIAS or NAME/VERSION, such as nfk-gan-embedder@champion")],
+    host: Annotated[str, typer.Option(help="address to listen on; one that other machines reach needs a token")] = (
+        "127.0.0.1"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one")] = 8000,
+    index: Annotated[Path | None, typer.Option(metavar="EMBEDDINGS", help="embeddings to search by /neighbours: what "
+                                               "`nfk embed` wrote (.parquet, .zarr)")] = None,
+    token_file: Annotated[Path | None, typer.Option(metavar="FILE", help="the bearer token that clients must send; "
+                                                    "else NFK_SERVE_TOKEN")] = None,
+    queue: Annotated[int, typer.Option(min=1, help="requests inside at once; more are refused (503)")] = 128,
+    body_mib: Annotated[float, typer.Option(min=0.001, max=1024, help="largest body; a larger one is refused (413)")
+                        ] = 16.0,
+    block: Annotated[int, typer.Option(min=1, max=4096, help="images embedded at once, a power of two")] = 32,
+    drain_seconds: Annotated[float, typer.Option(min=1, help="time to finish what is queued at the end")] = 30.0,
+) -> None:
+    """Serve a registered embedder over HTTP: images in, vectors out.
+
+    POST /embed takes image files (curl -F a=@one.png -F b=@two.jpg), one file as the body, or a JSON array of images
+    of numbers in [0, 1]; POST /neighbours the same; GET /info and GET /health. SIGTERM or Ctrl-C ends it once what is
+    queued is done.
+    """
+    from nfk.params import load
+    from nfk.service.gate import Limits
+    from nfk.service.server import Options
+    from nfk.service.server import serve as run_service
+
+    limit = int(body_mib * 2**20)
+    run_service(load(), embedder, Options(
+        host=host, port=port, index=index, token_file=token_file, block=block, drain_seconds=drain_seconds,
+        limits=Limits(body=limit, inside=queue, memory=16 * limit)))
+
+
+@app.command()
 def worker() -> None:
     """Run deployments here, and take up what a kill cut off."""
     from flows.worker import work
