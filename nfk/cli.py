@@ -326,7 +326,8 @@ def deploy(
 @app.command()
 def serve(
     embedder: Annotated[str, typer.Argument(metavar="EMBEDDER", autocompletion=completion.embedders,
-                                            help="NAME@ALIAS or NAME/VERSION, such as nfk-gan-embedder@champion")],
+                                            help="NAME@ALIAS or NAME/VERSION, such as nfk-gan-embedder@champion; or "
+                                            "a folder")],
     host: Annotated[str, typer.Option(help="address to listen on; one that other machines reach needs a token")] = (
         "127.0.0.1"),
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one")] = 8000,
@@ -346,13 +347,12 @@ def serve(
     of numbers in [0, 1]; POST /neighbours the same; GET /info and GET /health. SIGTERM or Ctrl-C ends it once what is
     queued is done.
     """
-    from nfk.params import load
     from nfk.service.gate import Limits
     from nfk.service.server import Options
     from nfk.service.server import serve as run_service
 
     limit = int(body_mib * 2**20)
-    run_service(load(), embedder, Options(
+    run_service(embedder, Options(
         host=host, port=port, index=index, token_file=token_file, block=block, drain_seconds=drain_seconds,
         limits=Limits(body=limit, inside=queue, memory=16 * limit)))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import random
 from collections.abc import Callable, Collection, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ import orjson
 Scope = MutableMapping[str, Any]
 Application = Callable[..., Any]
 HEALTH = "/health"
+_HELD = (0.1, 0.3)
+"""Seconds, drawn at random, that a refusal for want of room is held back: clients that ask again at once would else
+take the processor from those inside, and all at one moment."""
 _THROWN_AWAY, _PATIENCE = 1 << 26, 2.0  # bytes and seconds of a refused body
 
 
@@ -67,6 +71,7 @@ class Gate:
         # without a length it may be as large as any
         reserved = length if b"content-length" in headers else self._limits.body
         if self.inside >= self._limits.inside or (self.inside and self._bytes + reserved > self._limits.memory):
+            await asyncio.sleep(random.uniform(*_HELD))
             seconds = self._retry_after()
             return await self._refuse(receive, send, headers, 503, f"too many requests wait; try again in {seconds} s",
                                       (b"retry-after", str(seconds).encode()))

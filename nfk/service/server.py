@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import ipaddress
 import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import psutil
 import uvicorn
 
-from nfk.params import Params
 from nfk.progress import told
 from nfk.service import neighbours
 from nfk.service.application import Service, application
@@ -27,6 +29,8 @@ TOKEN = "NFK_SERVE_TOKEN"
 _TITLE = "nfk serve"
 _SHORTEST_TOKEN = 16
 _CONNECTIONS = 1024
+_NICER = 5
+_LAST_CALL = 0.25  # seconds in which requests are read that were sent before the end
 _KEEP_ALIVE = 15  # seconds
 
 
@@ -48,14 +52,15 @@ class Options:
     """in which what is queued is finished at the end"""
 
 
-def serve(params: Params, reference: str, options: Options) -> None:
+def serve(reference: str, options: Options) -> None:
     """Serve until SIGTERM or Ctrl-C, then finish what is queued. ServeError, RegistryError, StoreError or IndexFault
     before anything is served. Takes the time to compile the blocks of 1, 2, 4, ... images."""
     token = _token(options)
     sys.setswitchinterval(1e-3)  # the loop that answers /health waits for another thread one millisecond, not five
-    with _bound(options.host, options.port) as listening, opened(params, reference) as found:
+    with _bound(options.host, options.port) as listening, opened(None, reference) as found:
         index = None if options.index is None else neighbours.read(options.index, found.embedder)
         _warm(found, options.block)
+        _stand_back()
         batches = Batches(found.embedder.at_once, block=options.block)
         try:
             app = application(Service(found, batches, index, options.limits), token=token,
@@ -84,6 +89,9 @@ class _Server(uvicorn.Server):
               f"{self._found.digest[:12]}, ready on {self._address}", flush=True)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(_LAST_CALL)
         told(_TITLE, f"ending; {self._app.inside:,} requests are finished first")
         await super().shutdown(sockets)
 
@@ -140,6 +148,15 @@ def _bound(host: str, port: int) -> Iterator[socket.socket]:
             raise ServeError(f"--host {host} --port {port}: {error.strerror or error}; give another --port, or 0 for "
                              "any free one") from None
         yield made
+
+
+def _stand_back() -> None:
+    """The threads there are by now compute: they let the one that answers go first, where the system lets a thread be
+    nicer than its process (Linux)."""
+    if sys.platform == "linux":
+        for thread in psutil.Process().threads():
+            if thread.id != threading.get_native_id():
+                os.setpriority(os.PRIO_PROCESS, thread.id, os.getpriority(os.PRIO_PROCESS, 0) + _NICER)
 
 
 def _warm(found: Opened, block: int) -> None:

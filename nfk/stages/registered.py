@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from nfk import embedder, registry, store
 from nfk.embedder import Embedder
-from nfk.params import Params
+from nfk.params import Params, load
 
 _FILES, _CODE = "digest.embedder", "digest.code."
 
@@ -38,8 +38,10 @@ class Opened(NamedTuple):
 
 
 @contextmanager
-def opened(params: Params, reference: str) -> Iterator[Opened]:
+def opened(params: Params | None, reference: str) -> Iterator[Opened]:
     """The embedder that NAME@ALIAS or NAME/VERSION names, or the one in a local folder that `nfk.embedder.write` made.
+
+    params: None: those of params.yaml, read where the registry is asked.
 
     RegistryError where one byte of its files, or of the module its network comes from, is not what was registered, or
     where nothing was recorded; ModelError and StoreError where a folder does not agree with itself. What was fetched
@@ -52,7 +54,7 @@ def opened(params: Params, reference: str) -> Iterator[Opened]:
                      {f"digest.{name}": digest for name, digest in found.inputs.items()})
         return
     with TemporaryDirectory(prefix="nfk-embedder-") as scratch:
-        with registry.connect(params.tracking) as client:
+        with registry.connect((params or load()).tracking) as client:
             entry = registry.find(client, reference)
             import mlflow
 
