@@ -20,7 +20,7 @@ import orjson
 Scope = MutableMapping[str, Any]
 Application = Callable[..., Any]
 HEALTH = "/health"
-_HELD = (0.1, 0.3)
+_HELD = (0.2, 0.5)
 """Seconds, drawn at random, that a refusal for want of room is held back: clients that ask again at once would else
 take the processor from those inside, and all at one moment."""
 _THROWN_AWAY, _PATIENCE = 1 << 26, 2.0  # bytes and seconds of a refused body

@@ -160,7 +160,7 @@ def test_one_too_many_is_503_with_a_time_to_come_again_and_the_others_are_answer
 
     async def three_are_refused_while_two_wait():
         tasks = [asyncio.create_task(app(client.scope, client.receive, client.send)) for client in clients]
-        await asyncio.wait(tasks[2:], timeout=1)
+        await asyncio.wait(tasks[2:], timeout=5)
         refused = [client for client in clients if client.sent]
         assert [client.status for client in refused] == [503] * 3
         inner.go.set()
@@ -183,7 +183,7 @@ def test_bodies_of_more_than_the_memory_are_503(inner):
 
     async def run():
         tasks = [asyncio.create_task(app(client.scope, client.receive, client.send)) for client in clients]
-        await asyncio.wait(tasks[2:], timeout=1)
+        await asyncio.wait(tasks[2:], timeout=5)
         inner.go.set()
         await asyncio.gather(*tasks)
 
@@ -228,4 +228,4 @@ def test_what_the_application_raises_does_not_reach_the_server():
 
 def test_a_refusal_is_held_back_for_a_moment_but_not_a_second():
     low, high = gate._HELD
-    assert 0 < low < high < 0.5
+    assert 0 < low < high <= 0.5
