@@ -4,6 +4,9 @@
     images        a request's body to pixels, without trust
     batches       a bounded queue before the embedder, emptied a block at a time
     neighbours    the nearest of a kept set of embeddings
+    worker        a process of its own that does all this
+    frames        how the two processes speak
+    remote        the worker, seen from the process that answers
     application   the addresses and what they answer
     server        sockets, signals, the line that says it is ready
 

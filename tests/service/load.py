@@ -130,6 +130,7 @@ def watched(port: int, process: int) -> Iterator[Watched]:
 def _probe(port: int, process: int, to: Any) -> None:
     health, failed, resident, measured = [], 0, [], 0.0
     service = psutil.Process(process)
+    parts = [service, *service.children()]  # the process that answers and the one that embeds
     to.send("started")
     while not to.poll(0.02):
         asked = time.monotonic()
@@ -142,7 +143,7 @@ def _probe(port: int, process: int, to: Any) -> None:
             failed += 1
         health.append(time.monotonic() - asked)
         if asked - measured >= 0.25:
-            resident.append(service.memory_info().rss)
+            resident.append(sum(part.memory_info().rss for part in parts))
             measured = asked
     to.recv()
     to.send((health, failed, resident))

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -13,11 +14,13 @@ import time
 from collections import Counter
 
 import numpy as np
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from nfk.embedder import Embedder
+from nfk.service.remote import WorkerError
 from nfk.service.server import Options, ServeError, serve
 from tests.service.load import malformed, png, press, send_raw, watched
 from tests.service.small_embedder import running, write
@@ -206,3 +209,29 @@ def test_a_port_in_use_and_a_block_of_no_power_are_refused_before_anything_is_lo
             serve("nfk-none-embedder@champion", Options(port=port))
     with pytest.raises(ServeError, match="--block 12: must be a power of two, such as 8"):
         serve(str(folder), Options(port=0, block=12))
+
+
+def test_an_embedder_that_cannot_be_loaded_is_refused_in_its_own_words(folder, tmp_path):
+    broken = tmp_path / "broken"
+    shutil.copytree(folder, broken)
+    weights = broken / "model" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(WorkerError, match=r"weights\.safetensors: SHA-256 \w+ is not \w+"):
+        serve(str(broken), Options(port=0))
+
+
+def test_if_the_process_that_embeds_is_killed_the_service_ends_and_says_so(folder, tmp_path):
+    with running(folder, "--block", "1", log=tmp_path / "log") as service:
+        worker, = psutil.Process(service.process.pid).children()
+        worker.kill()
+        assert service.process.wait(60) == 2
+    assert (tmp_path / "log").read_text().splitlines()[-1] == (
+        "nfk: the embedder's process ended, and the service with it; was there enough memory?")
+
+
+def test_if_the_service_is_killed_no_process_is_left(folder, tmp_path):
+    with running(folder, "--block", "1", log=tmp_path / "log") as service:
+        worker, = psutil.Process(service.process.pid).children()
+        service.process.kill()
+        worker.wait(60)
+        assert not worker.is_running()
