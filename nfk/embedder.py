@@ -9,6 +9,7 @@ unchanged, where the embedder is loaded; a registered one brings it along. It is
 
 from __future__ import annotations
 
+import functools
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.rows import Progress, silent
 from nfk.models import checkpoint
 
-_MODEL, _FACTORS = "model", "embedder.zarr"
+MODEL, FACTORS = "model", "embedder.zarr"
 
 
 class EmbedderError(ValueError):
@@ -44,16 +45,21 @@ def write(
 
     theta: `include` and `exclude` of `nfk.fisher.theta.choose`."""
     with store.whole_folder(folder) as building:
-        (building / _MODEL).mkdir()
+        (building / MODEL).mkdir()
         for name in (checkpoint.WEIGHTS, checkpoint.CARD):
-            shutil.copyfile(model / name, building / _MODEL / name)
-        with store.write(building / _FACTORS, inputs=inputs) as writer:
+            shutil.copyfile(model / name, building / MODEL / name)
+        with store.write(building / FACTORS, inputs=inputs) as writer:
             writer.put("mean_score", statistics["mean_score"][:])
             writer.put("diagonal", statistics["diagonal"][:])
             writer.put("right", factors["right"][:])
             writer.put("singular_values", factors["singular_values"][:])
             writer.attributes.update(scaling=scaling, damping=factors.attributes["damping"],
                                      fitted=factors.attributes["examples"], theta=dict(theta))
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 over the names and bytes of every file of an embedder's folder; nothing of it is loaded."""
+    return store.tree_digest(folder)
 
 
 @dataclass(frozen=True)
@@ -73,7 +79,7 @@ class Embedder:
     def load(cls, folder: Path | str) -> Embedder:
         """What `write` wrote; every byte is held against its digest. StoreError or ModelError otherwise."""
         folder = Path(folder)
-        model, found = checkpoint.load(folder / _MODEL), store.read(folder / _FACTORS)
+        model, found = checkpoint.load(folder / MODEL), store.read(folder / FACTORS)
         theta = choose(model.log_density, model.params, **found.attributes["theta"])
         return cls(model.image_shape, Scores(theta.log_density, theta.params),
                    FisherStatistics(found["mean_score"][:], found["diagonal"][:], 0),
@@ -91,19 +97,41 @@ class Embedder:
         images: float32 in [0, 1] of the network's own shape. EmbedderError for other shapes, and for numbers that
         are not in [0, 1]. Blocks are padded to powers of two, so that few sizes are compiled.
         """
+        if images.shape == (0, *self.image_shape):
+            return np.zeros((0, self.rank), np.float32)
+        images = self.checked(images)
+        vectors = FisherVectors(self.scores, images, self.statistics, damping=self.settings["damping"],
+                                block_rows=block)
+        return self._scaled(embed(vectors, self.right, progress=progress))
+
+    def at_once(self, images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n k"]:
+        """The same of a few images in one block, with all that does not depend on them made before: what a server
+        calls. ScoreError names an image whose score is not finite, by its place."""
+        images = self.checked(images)
+        return self._scaled(np.asarray(self.scores.image(images, *self._whitening, self.right)))
+
+    @functools.cached_property
+    def _whitening(self) -> tuple[Float[Array, " p"], Float[Array, " p"]]:
+        """Z and (I + damping * mean(I))^(-1/2)."""
+        return (jnp.asarray(self.statistics.mean_score, self.scores.dtype),
+                jnp.asarray(self.statistics.weight(self.settings["damping"]), self.scores.dtype))
+
+    def _scaled(self, vectors: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
+        return scale(vectors, self.settings["scaling"], singular_values=self.singular_values,
+                     fitted=self.settings["fitted"])
+
+    def checked(self, images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n h w c"]:
+        """Images that can be embedded, as float32; EmbedderError for others."""
         if images.ndim != 4 or images.shape[1:] != self.image_shape:
             wanted = ", ".join(map(str, self.image_shape))
             raise EmbedderError(f"images of shape {images.shape}: must be (n, {wanted}), those the network was trained "
                                 "on; resize them, `nfk embed --resize` does")
         if len(images) == 0:
-            return np.zeros((0, self.rank), np.float32)
+            raise EmbedderError("no images; give one at least")
         low, high = float(np.min(images)), float(np.max(images))
         if not (low >= 0 and high <= 1):  # false for NaN too
             raise EmbedderError(f"images from {low:g} to {high:g}: must be finite, in [0, 1]; divide 8-bit ones by 255")
-        vectors = FisherVectors(self.scores, np.asarray(images, np.float32), self.statistics,
-                                damping=self.settings["damping"], block_rows=block)
-        return scale(embed(vectors, self.right, progress=progress), self.settings["scaling"],
-                     singular_values=self.singular_values, fitted=self.settings["fitted"])
+        return np.asarray(images, np.float32)
 
 
 def device() -> str:

@@ -7,18 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from nfk import completion
+
 if TYPE_CHECKING:
     from nfk.registry import Entry
 
 registry_app = typer.Typer(no_args_is_help=True,
-                           help="Registered embedders and embeddings, as NAME@ALIAS or NAME/VERSION.")
-Reference = Annotated[str, typer.Argument(help="NAME@ALIAS or NAME/VERSION, such as nfk-gan-embedder@champion")]
+                           help="Embedders and embeddings, as NAME@ALIAS or NAME/VERSION.")
+Reference = Annotated[str, typer.Argument(help="NAME@ALIAS or NAME/VERSION, such as nfk-gan-embedder@champion",
+                                          autocompletion=completion.references)]
 
 
 @registry_app.command("register")
-def register(family: Annotated[str, typer.Argument(help="a family of params.yaml, such as gan")]) -> None:
-    """Make versions of the workspace's embedder and embeddings, and call them candidate; what is registered already
-    stays the version it is."""
+def register(family: Annotated[str, typer.Argument(help="a family of params.yaml, such as gan",
+                                                     autocompletion=completion.families)]) -> None:
+    """Make versions of a family's embedder and embeddings.
+
+    They are called candidate; what is registered already stays the version it is."""
     from nfk.params import load
     from nfk.stages import register as stage
 
@@ -73,7 +78,9 @@ def promote(
     or_keep: Annotated[bool, typer.Option("--or-keep", help="not good enough is no failure")] = False,
     force: Annotated[bool, typer.Option("--force", help="by your own judgement, past the gate")] = False,
 ) -> None:
-    """Make a candidate the champion, if it passes the gate (section `registry` of params.yaml)."""
+    """Make a candidate the champion, if it passes the gate.
+
+    The gate is the section `registry` of params.yaml."""
     from nfk import registry
     from nfk.params import load
 
@@ -93,7 +100,7 @@ def promote(
 
 @registry_app.command("rollback")
 def rollback(name: Annotated[str, typer.Argument(help="a registered embedder, such as nfk-gan-embedder")]) -> None:
-    """Give the championship back to the champion before this one."""
+    """Make the champion before this one champion again."""
     from nfk import registry
     from nfk.params import load
 
@@ -107,7 +114,9 @@ def rebuild(
     reference: Reference,
     remote: Annotated[str | None, typer.Option(help="repository to clone; none: this one")] = None,
 ) -> None:
-    """Remake a version from its commit, params.yaml and dvc.lock in a clone, and compare the digests."""
+    """Remake a version in a clone, and compare the digests.
+
+    From its commit, params.yaml and dvc.lock."""
     from nfk import registry
     from nfk.params import load
     from nfk.stages import rebuild as remaking

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from nfk.evaluation.each_image import isolation, read_each
 from nfk.evaluation.features import Features, Labels
 from nfk.evaluation.plane import plane
 from nfk.params import Params
+from nfk.progress import told
 from nfk.stages import images, network, workspace
 from nfk.stages.images import SPLITS, Images
 from nfk.stages.labelled import labels
@@ -64,7 +64,7 @@ def gather(params: Params, family: str, data: Images, model: str, factors: store
     rows = np.concatenate([vectors[split] for split in SPLITS])[chosen]
     known = np.concatenate([data.labels(split, count) for split, count in zip(SPLITS, counts, strict=True)])[chosen]
 
-    print(f"atlas@{family}: a map of {len(rows):,} images", file=sys.stderr, flush=True)
+    told(f"atlas@{family}", f"a map of {len(rows):,} images")
     probed = labels(params, data)
     reading = read_each(
         Features(f"nfk-{rows.shape[1]}", vectors["train"][: params.labelled], vectors["validation"], rows),

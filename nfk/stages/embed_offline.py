@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 from jaxtyping import Float
 
-from nfk import registry, store
+from nfk import store
 from nfk.data.decode import AS_IT_IS, Wanted, decode
 from nfk.data.image_set import DataError
 from nfk.data.read import read
-from nfk.embedder import Embedder
 from nfk.params import Params
 from nfk.progress import progress
 from nfk.stages.images import unit
+from nfk.stages.registered import opened
 
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 _FORMATS = (".zarr", ".parquet")
@@ -31,21 +29,15 @@ def run(params: Params, reference: str, images: Path, to: Path, *, resize: bool 
     """
     if to.suffix not in _FORMATS:
         raise DataError(f"--to {to}: must end in {' or '.join(_FORMATS)}")
-    with registry.connect(params.tracking) as client:
-        entry = registry.find(client, reference)
-        import mlflow
-
-        with TemporaryDirectory(prefix="nfk-embed-") as folder:
-            bundle = Path(mlflow.artifacts.download_artifacts(f"models:/{entry.name}/{entry.version}", dst_path=folder))
-            sys.path.append(str(bundle / "code"))  # a network of a user's own is found there, if not here
-            embedder = Embedder.load(bundle / "artifacts" / "embedder")
-            height, width, channels = embedder.image_shape
-            own = Wanted((height, width), "grey" if channels == 1 else "colour")
-            pixels, ids = _images(images, own if resize else AS_IT_IS)
-            with progress(f"embed ({entry.reference})") as report:
-                vectors = embedder(unit(pixels), progress=report)
-    _write(to, vectors, ids, dict(embedder.inputs), entry.reference)
-    return f"{len(vectors):,} images x {embedder.rank} by {entry.reference} -> {to}"
+    with opened(params, reference) as found:
+        embedder, name = found.embedder, found.reference
+        height, width, channels = embedder.image_shape
+        own = Wanted((height, width), "grey" if channels == 1 else "colour")
+        pixels, ids = _images(images, own if resize else AS_IT_IS)
+        with progress(f"embed ({name})") as report:
+            vectors = embedder(unit(pixels), progress=report)
+    _write(to, vectors, ids, dict(embedder.inputs), name)
+    return f"{len(vectors):,} images x {embedder.rank} by {name} -> {to}"
 
 
 def _images(path: Path, wanted: Wanted) -> tuple[np.ndarray, list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any, NamedTuple
 
 import jax
@@ -17,6 +16,7 @@ from nfk.models import checkpoint
 from nfk.models.families import Model
 from nfk.models.protocol import TrainedModel
 from nfk.params import Params, ThetaParams
+from nfk.progress import told
 from nfk.stages import workspace
 from nfk.stages.images import Images
 
@@ -64,7 +64,7 @@ def key(params: Params, purpose: str) -> jax.Array:
 def model_samples(params: Params, network: Network, images: Images) -> tuple[Examples, str]:
     """x ~ p_theta: the model's own samples, or training images where it has none (a classifier)."""
     count = params.statistics.model_samples
-    print(f"{network.family}: drawing {count:,} samples of the network's own, where it has any", file=sys.stderr)
+    told(network.family, f"drawing {count:,} samples of the network's own, where it has any")
     drawn = network.model.sample(key(params, "samples"), count)
     if drawn is None:
         return images.examples("train", count), "training images"

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 
 from nfk.evaluation.figures.images import samples
@@ -12,7 +10,7 @@ from nfk.evaluation.figures.training import trained_elsewhere, training_curves
 from nfk.models import checkpoint
 from nfk.models.families import initial
 from nfk.params import Params
-from nfk.progress import progress
+from nfk.progress import progress, told
 from nfk.stages import images, network, workspace
 from nfk.stages.outcome import Outcome
 from nfk.store import whole_folder
@@ -41,8 +39,8 @@ def run(params: Params, family: str) -> Outcome:
     scratch.clear()
     failed = [check for check in trained.checks if not check.passed]
     for check in failed:
-        print(f"pretrain@{family}: check failed: {check.name}={check.value:.3g}, bound {check.bound:.3g}; "
-              f"{check.remedy}", file=sys.stderr)
+        told(f"pretrain@{family}", f"check failed: {check.name}={check.value:.3g}, bound {check.bound:.3g}; "
+             f"{check.remedy}", warning=True)
     verdict = f"{len(trained.checks) - len(failed)} of {len(trained.checks)} checks passed"
     return Outcome(
         f"{config.model}, {card['parameters']:,} parameters, {verdict} -> {folder}",

@@ -14,6 +14,7 @@ from nfk.params import PARAMS_FILE, Params, ThetaParams
 from nfk.registry.registration import Content, register
 from nfk.stages import images, network, workspace
 from nfk.stages.images import SPLITS
+from nfk.stages.registered import code_tags
 
 _EXAMPLES = 2
 
@@ -49,6 +50,8 @@ def run(params: Params, family: str) -> tuple[registry.Entry, registry.Entry]:
         embedder.write(folder, model=workspace.model_folder(family), statistics=statistics, factors=factors,
                        scaling=embeddings.attributes["scaling"],
                        theta=params.theta.get(family, ThetaParams()).model_dump(mode="json"), inputs=inputs)
+        code = (source_tree(net.card["model"]),) if ":" in net.card["model"] else ()
+        lineage |= {"digest.embedder": embedder.digest(folder)} | code_tags(code)
         return register(client, Content(
             family=family, embedder=folder, embeddings=path,
             examples=np.asarray(data.examples("train")[:_EXAMPLES]), rank=rank, metrics=metrics, tags=lineage,
@@ -56,7 +59,7 @@ def run(params: Params, family: str) -> tuple[registry.Entry, registry.Entry]:
                 "digest": embeddings.digest, "k": str(rank), "scaling": embeddings.attributes["scaling"],
                 "explained_variance": repr(float(factors["explained_variance"][-1])),
                 **{f"images.{split}": str(embeddings[split].shape[0]) for split in SPLITS}},
-            code=(source_tree(net.card["model"]),) if ":" in net.card["model"] else (),
+            code=code,
             files=tuple(file for file in (tracking.LOCK_FILE, PARAMS_FILE) if file.exists())),
             params.tracking.experiment)
 

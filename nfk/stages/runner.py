@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import sys
 import time
 from datetime import UTC, datetime
 
 from nfk import tracking
 from nfk.params import Params, load
+from nfk.progress import told
 from nfk.stages import workspace
 from nfk.stages.outcome import Outcome
 from nfk.store import write_json
 from nfk.workspace_lock import WorkspaceBusy, workspace_lock
-
-ONCE = ("data", "baselines", "report")
-PER_FAMILY = ("pretrain", "statistics", "svd", "embed", "evaluate")
 
 
 def run(stage: str, family: str | None = None) -> Outcome:
@@ -45,7 +42,7 @@ def run(stage: str, family: str | None = None) -> Outcome:
         series={key: tuple(values) for key, values in outcome.series.items()},
         figures=tuple(outcome.figures),
         tags={f"digest.{key}": value for key, value in outcome.digests.items()}), params.tracking)
-    print(f"{name}: {outcome.summary} ({seconds:.0f} s)", file=sys.stderr)
+    told(name, f"{outcome.summary} ({seconds:.0f} s)")
     return outcome
 
 

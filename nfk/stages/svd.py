@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-
 import numpy as np
 
 from nfk import store
@@ -12,7 +10,7 @@ from nfk.evaluation.figures.style import save
 from nfk.fisher import strategies
 from nfk.fisher.vectors import FisherVectors
 from nfk.params import Params
-from nfk.progress import progress
+from nfk.progress import progress, told
 from nfk.stages import images, network, workspace
 from nfk.stages.outcome import Outcome
 
@@ -87,7 +85,7 @@ def _plan(params: Params, vectors: FisherVectors, scratch: store.Scratch) -> str
     # a long run says beforehand what it will cost, which takes a probe whatever the strategy
     chosen = strategies.choose(estimate(params, vectors), settings.strategy, int(settings.memory_gib * 2**30))
     scratch.save("plan", {"strategy": np.array([strategies.STRATEGIES.index(chosen.strategy)])})
-    print(f"svd: {describe(chosen)}", file=sys.stderr)
+    told("svd", describe(chosen))
     return chosen.strategy
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,6 +20,7 @@ from PIL import Image
 
 from nfk import store
 from tests.pipeline.conftest import SMALL
+from tests.service.load import png
 
 pytestmark = pytest.mark.slow
 
@@ -149,6 +151,51 @@ def test_a_bad_request_is_status_400_and_no_trace(served, inputs, params, messag
     assert status == 400
     assert message in text
     assert "Traceback" not in json.loads(text).get("message", text)
+
+
+def ask_with_image(address: str, pixels: np.ndarray) -> dict:
+    request = urllib.request.Request(address, png(pixels), {"Content-Type": "image/png"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)
+
+
+def first_row(registered) -> int:
+    return int(store.read(registered.folder / "embeddings/vae.zarr")["train_id"][0])
+
+
+def test_nfk_serve_answers_as_the_pipeline_did(registered, digits):
+    pixels, expected = digits
+    server = subprocess.Popen([sys.executable, "-m", "nfk", "serve", REFERENCE, "--port", "0", "--index",
+                               "embeddings/vae.zarr", "--block", "4"], cwd=registered.folder, text=True,
+                              env=registered.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        ready = server.stdout.readline()
+        address = re.search(r"nfk-vae-embedder/\d+ \(28 x 28 x 1 -> 12 numbers\), .* on (http://\S+)", ready).group(1)
+        with urllib.request.urlopen(f"{address}/info", timeout=60) as answer:
+            info = json.load(answer)
+        commit = registered.run("git", "rev-parse", "HEAD").stdout.strip()
+        assert (info["model"], info["lineage"]["git.commit"]) == ("nfk-vae-embedder", commit)
+        assert info["lineage"]["digest.embedder"] == info["digest"]
+        vector, near = (ask_with_image(f"{address}/{path}", pixels[0]) for path in ("embed", "neighbours?count=1"))
+        np.testing.assert_allclose(vector["vectors"][0], expected[0], rtol=0, atol=1e-5 * np.abs(expected).max())
+        assert near["neighbours"][0][0]["id"] == f"train/{first_row(registered)}"
+    finally:
+        server.send_signal(signal.SIGTERM)
+        _, said = server.communicate(timeout=60)
+    assert server.returncode == 0, said
+
+
+def test_an_embedder_that_was_changed_in_the_store_is_not_loaded(registered, tmp_path):
+    weights, = registered.folder.glob("mlruns/**/artifacts/embedder/model/weights.safetensors")
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        for command in (("serve", REFERENCE), ("embed", "--model", REFERENCE, str(tmp_path))):
+            done = registered.nfk(*command, check=False)
+            assert done.returncode == 2
+            assert "digest.embedder is" in done.stdout and "nothing of them was loaded" in done.stdout
+    finally:
+        weights.write_bytes(content)
 
 
 def test_an_entry_is_rebuilt_from_its_commit_and_lock_with_the_same_digests(registered):

@@ -1,0 +1,216 @@
+"""Clients that press on a service, and what became of each of their requests."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import io
+import json
+import multiprocessing
+import socket
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import aiohttp
+import numpy as np
+import psutil
+from PIL import Image
+
+PNG = {"Content-Type": "image/png"}
+
+
+def png(pixels: np.ndarray) -> bytes:
+    out = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels).save(out, "PNG")
+    return out.getvalue()
+
+
+@dataclass
+class Told:
+    """What the clients met."""
+
+    statuses: Counter[str] = field(default_factory=Counter)
+    """by status; "lost" for a connection that broke"""
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    wrong: int = 0
+    """answers 200 with the vector of another image, or refusals that do not say when to come again"""
+    wall: float = 0.0
+
+    def add(self, status: str, seconds: float) -> None:
+        self.statuses[status] += 1
+        self.seconds.setdefault(status, []).append(seconds)
+
+    def summary(self) -> dict[str, Any]:
+        total = sum(self.statuses.values())
+        return {"requests": total, "statuses": dict(sorted(self.statuses.items())), "wrong": self.wrong,
+                "wall_seconds": round(self.wall, 2), "requests_a_second": round(total / self.wall, 1),
+                "milliseconds": {status: percentiles(seconds) for status, seconds in sorted(self.seconds.items())}}
+
+
+def percentiles(seconds: list[float]) -> dict[str, float]:
+    return {name: round(1e3 * float(np.quantile(seconds, share)), 2)
+            for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))}
+
+
+async def press(
+    address: str, bodies: list[bytes], expected: np.ndarray, *, clients: int, requests: int | None = None,
+    seconds: float | None = None, tolerance: float,
+) -> Told:
+    """`clients` that each send one image after another, at once upon the answer, refused or not; until `requests`
+    are answered or `seconds` are over. Every vector is held against the one expected of that image."""
+    told, started = Told(), time.monotonic()
+    places = iter(range(requests)) if requests is not None else iter(range(1 << 62))
+
+    async def client(session: aiohttp.ClientSession) -> None:
+        for place in places:
+            if seconds is not None and time.monotonic() - started > seconds:
+                return
+            which, asked = place % len(bodies), time.monotonic()
+            try:
+                async with session.post(f"{address}/embed", data=bodies[which], headers=PNG) as answer:
+                    body = await answer.read()
+                    told.add(str(answer.status), time.monotonic() - asked)
+                    if answer.status == 200:
+                        vector = np.array(json.loads(body)["vectors"][0])
+                        told.wrong += not np.abs(vector - expected[which]).max() <= tolerance
+                    elif answer.status == 503:
+                        told.wrong += not 1 <= int(answer.headers.get("Retry-After", "0")) <= 30
+            except aiohttp.ClientError:
+                told.add("lost", time.monotonic() - asked)
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=clients),
+                                     timeout=aiohttp.ClientTimeout(total=120)) as session:
+        await asyncio.gather(*(client(session) for _ in range(clients)))
+    told.wall = time.monotonic() - started
+    return told
+
+
+@dataclass
+class Watched:
+    """Health and memory of a service while something else went on."""
+
+    health: list[float] = field(default_factory=list)
+    failed: int = 0
+    resident: list[int] = field(default_factory=list)
+
+    def summary(self) -> dict[str, Any]:
+        return {"probes": len(self.health), "failed": self.failed, "milliseconds": percentiles(self.health)}
+
+    @property
+    def drift(self) -> float:
+        """Of resident memory: the median of the last fifth over that of the second fifth (the first warms up), less
+        one."""
+        fifth = max(1, len(self.resident) // 5)
+        return float(np.median(self.resident[-fifth:]) / np.median(self.resident[fifth : 2 * fifth]) - 1)
+
+
+@contextmanager
+def watched(port: int, process: int) -> Iterator[Watched]:
+    """Asks /health every 20 ms, each time on a new connection and from a process of its own, and reads the service's
+    resident memory every 0.25 s."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    prober = context.Process(target=_probe, args=(port, process, theirs), daemon=True)
+    prober.start()
+    theirs.close()  # so that the end of a prober that cannot start is seen
+    ours.recv()  # it has started
+    found = Watched()
+    try:
+        yield found
+    finally:
+        ours.send("end")
+        found.health, found.failed, found.resident = ours.recv()
+        prober.join()
+
+
+def _probe(port: int, process: int, to: Any) -> None:
+    health, failed, resident, measured = [], 0, [], 0.0
+    service = psutil.Process(process)
+    parts = [service, *service.children()]  # the process that answers and the one that embeds
+    to.send("started")
+    while not to.poll(0.02):
+        asked = time.monotonic()
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request("GET", "/health")
+            failed += connection.getresponse().status != 200
+            connection.close()
+        except OSError:
+            failed += 1
+        health.append(time.monotonic() - asked)
+        if asked - measured >= 0.25:
+            resident.append(sum(part.memory_info().rss for part in parts))
+            measured = asked
+    to.recv()
+    to.send((health, failed, resident))
+
+
+# --- what no client should send ---
+
+
+def malformed(random: np.random.Generator, image: bytes) -> tuple[str, str, dict[str, str], bytes]:
+    """A request that is wrong in one of many ways, drawn at random: method, path, headers, body."""
+    noise = random.bytes(int(random.integers(1, 2000)))
+    at = int(random.integers(8, len(image) // 2))
+    form = {"Content-Type": "multipart/form-data; boundary=b"}
+    part = b'--b\r\nContent-Disposition: form-data; name="a"; filename="a.png"\r\n\r\n'
+    as_json = {"Content-Type": "application/json"}
+    ways: list[tuple[str, str, dict[str, str], bytes]] = [
+        ("POST", "/embed", PNG, noise),
+        ("POST", "/embed", PNG, image[:at]),
+        ("POST", "/embed", PNG, image[:16] + random.bytes(8) + image[24:]),  # another width and height
+        ("POST", "/embed", PNG, b""),
+        ("POST", "/embed", {"Content-Type": "image/jpeg"}, b"\xff\xd8\xff" + noise),
+        ("POST", "/embed", PNG, png(random.integers(0, 255, (5, 7, 3)).astype(np.uint8))),
+        ("POST", "/embed", {"Content-Type": noise[:20].hex()}, image),
+        ("POST", "/embed", form, part + image[:at] + b"\r\n"),
+        ("POST", "/embed", form, noise),
+        ("POST", "/embed", form, part + noise + b"\r\n--b--\r\n"),
+        ("POST", "/embed", form, b"--b\r\n\r\n\r\n--b--\r\n"),
+        ("POST", "/embed", form, (part + b"x\r\n") * 700 + b"--b--\r\n"),
+        ("POST", "/embed", {"Content-Type": "multipart/form-data"}, part + image),
+        ("POST", "/embed", as_json, noise),
+        ("POST", "/embed", as_json, b"[" * int(random.integers(1, 5000))),
+        ("POST", "/embed", as_json, b'{"images": ' + b'[' * 70 + b']' * 70 + b'}'),
+        ("POST", "/embed", as_json, json.dumps([[[int(random.integers(300))] * 12] * 12]).encode()),
+        ("POST", "/embed", as_json, b'{"images": [[["a"]]]}'),
+        ("POST", "/embed", as_json, json.dumps([[["0.5"] * 12] * 12]).encode()),
+        ("POST", "/embed", as_json, json.dumps([[[True] * 12] * 12]).encode()),
+        ("POST", "/embed", as_json, json.dumps([[[1e39] * 12] * 12]).encode()),
+        ("POST", "/embed", as_json, json.dumps([[[10**25] * 12] * 12]).encode()),
+        ("POST", "/embed", as_json, b"null"),
+        ("POST", "/embed", as_json, b'{"images": {}}'),
+        ("POST", f"/embed?k={noise[:4].hex()}x", PNG, image),
+        ("POST", "/embed?k=-1", PNG, image),
+        ("POST", "/embed?resize=perhaps", PNG, image),
+        ("POST", "/neighbours?count=0", PNG, image),
+        ("POST", "/neighbours", PNG, image),  # of a service without an index
+        ("PUT", "/embed", PNG, image),
+        ("GET", f"/{noise[:30].hex()}", {}, b""),
+        ("GET", "/../../etc/passwd", {}, b""),
+        ("POST", "/%00%ff", PNG, image),
+        ("POST", "/embed", {**PNG, "Content-Length": "999999999999"}, b""),
+        ("POST", "/embed", {**PNG, "Content-Length": "-5"}, b""),
+        ("POST", "/embed", {**PNG, "Content-Length": "many"}, b""),
+        ("POST", "/embed", {**PNG, "Transfer-Encoding": "chunked"}, b"zz\r\n" + noise),
+        ("POST", "/embed", {**PNG, "Host": "elsewhere.example"}, image),
+        (noise[:8].hex(), "/embed", PNG, image),
+    ]
+    return ways[int(random.integers(len(ways)))]
+
+
+def send_raw(port: int, method: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, bytes]:
+    """One request, byte for byte as given, on a connection of its own; the status and the body of the answer."""
+    lines = {"Host": "127.0.0.1", "Connection": "close", "Content-Length": str(len(body)), **headers}
+    if "Transfer-Encoding" in lines:
+        del lines["Content-Length"]
+    head = f"{method} {path} HTTP/1.1\r\n" + "".join(f"{name}: {value}\r\n" for name, value in lines.items()) + "\r\n"
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(head.encode("latin-1") + body)
+        answer = http.client.HTTPResponse(connection, method="POST")
+        answer.begin()
+        return answer.status, answer.read()

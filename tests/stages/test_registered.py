@@ -1,0 +1,69 @@
+"""An embedder is held against what the registry recorded before anything of it is loaded."""
+
+from __future__ import annotations
+
+import pytest
+
+from nfk import embedder
+from nfk.registry import Entry, RegistryError
+from nfk.stages.registered import check, code_tags, opened
+from tests.service.small_embedder import write
+
+
+def entry(tags):
+    return Entry("nfk-gan-embedder", "3", (), tags, "run", 0)
+
+
+@pytest.fixture
+def files(tmp_path):
+    return write(tmp_path)
+
+
+@pytest.fixture
+def code(tmp_path):
+    package = tmp_path / "code" / "mine"
+    (package / "part").mkdir(parents=True)
+    (package / "__init__.py").write_text("x = 1\n")
+    (package / "part" / "net.py").write_text("y = 2\n")
+    return package
+
+
+def test_what_was_registered_passes(files, code):
+    check(entry({"digest.embedder": embedder.digest(files), **code_tags((code,))}), files, code.parent)
+
+
+def test_one_byte_of_any_file_is_seen(files, code):
+    tags = entry({"digest.embedder": embedder.digest(files)})
+    for path in sorted(file for file in files.rglob("*") if file.is_file()):
+        content = path.read_bytes()
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        with pytest.raises(RegistryError, match=r"nfk-gan-embedder/3: digest\.embedder is \w{12}, \w{12} was regist"):
+            check(tags, files, code.parent)
+        path.write_bytes(content)
+    (files / "more").touch()
+    with pytest.raises(RegistryError):
+        check(tags, files, code.parent)
+
+
+@pytest.mark.parametrize("spoil", [
+    lambda code: (code / "part" / "net.py").write_text("y = 3\n"),
+    lambda code: (code / "more.py").touch(),
+    lambda code: (code / "__pycache__").mkdir() or (code / "__pycache__" / "net.pyc").touch(),
+    lambda code: (code / "part" / "net.py").unlink(),
+])
+def test_so_is_any_change_of_the_user_s_module(files, code, spoil):
+    tags = entry({"digest.embedder": embedder.digest(files), **code_tags((code,))})
+    spoil(code)
+    with pytest.raises(RegistryError, match=r"digest\.code\.mine is \w{12}"):
+        check(tags, files, code.parent)
+
+
+def test_a_version_without_a_recorded_digest_is_refused(files, code):
+    with pytest.raises(RegistryError, match=r"no tag digest\.embedder to hold its files against; register it again"):
+        check(entry({}), files, code.parent)
+
+
+def test_a_folder_is_opened_without_a_registry(files):
+    with opened(None, str(files)) as found:
+        assert (found.reference, found.digest) == ("small-embedder/local", embedder.digest(files))
+        assert found.embedder.rank == 4
