@@ -62,11 +62,11 @@ class DistillationParams(StudyParams):
     methods: Annotated[tuple[Literal["nfk-l2", "nfk-cosine", "kd", "fitnet", "at", "nst", "vid"], ...],
                        Field(min_length=1)] = ("nfk-l2", "nfk-cosine", "kd", "fitnet", "at", "nst", "vid")
     alphas: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)] = Field(
-        (0.1, 0.5, 0.9), description="of nfk and kd: the cross-entropy's share")
+        (0.03, 0.1, 0.5), description="of nfk and kd: the cross-entropy's share")
     temperatures: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = Field(
         (2.0, 4.0), description="of kd")
     strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = Field(
-        (0.1, 1.0, 10.0), description="of the others: times the weight usual for each")
+        (0.01, 0.1, 1.0), description="of the others: times the weight usual for each")
 
     @model_validator(mode="after")
     def _student_can(self) -> DistillationParams:

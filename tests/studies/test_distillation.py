@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import jax
@@ -26,7 +27,7 @@ from nfk.studies.distilling.variational import VariationalInformation
 from nfk.studies.study import Material
 from nfk.study_params import DistillationParams
 from nfk.training import TrainingError
-from tests.models.small_networks import CLASSES, Images, fit, squares, start
+from tests.models.small_networks import CLASSES, Images, fit, squares
 
 SHAPE = (12, 12, 1)
 STUDENT = Lenet5Params(batch=16, epochs=6, learning_rate=2e-3)
@@ -194,7 +195,7 @@ def test_a_weight_that_diverges_is_said_and_never_chosen(material):
 def test_a_network_without_classes_is_refused(material):
     asked = DistillationParams(family="gan", student=STUDENT, examples=64, components=4)
     with pytest.raises(TrainingError, match="family gan has no layer called logits: distillation wants a classifier"):
-        distillation.run(material._replace(model=start("dcgan")), asked, silent)
+        distillation.run(material._replace(model=SimpleNamespace(activations=lambda x: {"conv_0": x})), asked, silent)
 
 
 def test_a_teacher_without_maps_teaches_by_its_classes_and_embedding_alone(material, embedding):

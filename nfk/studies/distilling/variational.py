@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from nfk.studies.distilling.seen import Maps, Seen
 
-BETA = 1.0
+BETA = 10.0
 """Of the mean over places and channels."""
 _FIRST_VARIANCE = 5.0
 _LEAST_VARIANCE = 1e-5
