@@ -62,7 +62,7 @@ class DistillationParams(StudyParams):
     methods: Annotated[tuple[Literal["nfk-l2", "nfk-cosine", "kd", "fitnet", "at", "nst", "vid"], ...],
                        Field(min_length=1)] = ("nfk-l2", "nfk-cosine", "kd", "fitnet", "at", "nst", "vid")
     alphas: Annotated[tuple[Annotated[float, Field(ge=0, le=1)], ...], Field(min_length=1)] = Field(
-        (0.03, 0.1, 0.5), description="of nfk and kd: the cross-entropy's share")
+        (0.1, 0.3, 0.5), description="of nfk and kd: the cross-entropy's share")
     temperatures: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = Field(
         (2.0, 4.0), description="of kd")
     strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = Field(
