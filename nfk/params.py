@@ -15,7 +15,7 @@ from pydantic import Field, ValidationError, model_validator
 from nfk.family_params import MODEL_PARAMS, AnyFamily, CustomParams
 from nfk.nearest import did_you_mean
 from nfk.section import Name, Pattern, PositiveInt, Section
-from nfk.study_params import STUDIES, AnyStudy
+from nfk.study_params import STUDENTS, STUDIES, AnyStudy
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -158,6 +158,8 @@ class Params(Section):
             ("svd.rank", self.svd.rank, used, "the number of examples decomposed"),
             ("evaluate.labels", max(self.evaluate.labels, default=0),
              self.labelled, "the number of labelled training examples"),
+            *((f"studies.{name}.{key}", value, bound, of) for name, study in self.studies.items()
+              for key, value, bound, of in study.bounds(rank=self.svd.rank, labelled=self.labelled)),
         ):
             if value is not None and value > bound:
                 raise ValueError(f"{key}={value} exceeds {of}={bound}; lower it in params.yaml")
@@ -237,10 +239,16 @@ def _explain(fault: Any, content: dict[str, Any]) -> str:
         location[2:4] = [part for part in location[2:4] if part not in ("shipped", "custom", *MODEL_PARAMS)]
     elif location[0:1] == ["studies"]:
         location[2:3] = [part for part in location[2:3] if part not in STUDIES]
+        if location[2:3] == ["student"]:
+            location[3:4] = [part for part in location[3:4] if part not in MODEL_PARAMS]
     key = ".".join(str(part) for part in location)
     if fault["type"] == "extra_forbidden":
         allowed = _allowed_keys(location[:-1], content)
         return f"{key}: unknown key{did_you_mean(str(location[-1]), allowed)}; allowed: {', '.join(sorted(allowed))}"
+    if fault["type"].startswith("union_tag_") and location[-1] == "student":
+        found = fault["input"].get("model")
+        guess = did_you_mean(found, STUDENTS) if isinstance(found, str) else ""
+        return f"{key}.model={found!r}: no classifier that learns here{guess}; allowed: {', '.join(STUDENTS)}"
     if fault["type"].startswith("union_tag_") and location[0] == "studies":
         found = fault["input"].get("study")
         guess = did_you_mean(found, STUDIES) if isinstance(found, str) else ""
@@ -275,6 +283,8 @@ def _allowed_keys(location: list[Any], content: dict[str, Any]) -> set[str]:
             section = ThetaParams
         elif location[0] == "studies" and depth == 1:
             section = STUDIES[content["studies"][part]["study"]]
+        elif location[0] == "studies" and part == "student":
+            section = MODEL_PARAMS[content["studies"][location[1]]["student"]["model"]]
         elif section is Params and part in ("families", "theta", "studies"):
             continue
         else:
