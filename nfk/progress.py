@@ -98,7 +98,9 @@ def _reporter(title: str, unit: str) -> _Reporter:
     shown = mode()
     if shown == "auto":
         shown = "bar" if sys.stderr.isatty() else "lines"
-    return {"bar": _Bar, "lines": _Lines, "json": _Json, "none": _Silent}[shown](title, unit)
+    kinds: dict[str, Callable[[str, str], _Reporter]] = {
+        "bar": _Bar, "lines": _Lines, "json": _Json, "none": _Silent}
+    return kinds[shown](title, unit)
 
 
 class _Silent:

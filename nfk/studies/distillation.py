@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -39,7 +39,7 @@ _NFK = ("nfk-l2", "nfk-cosine")
 def run(material: Material, params: DistillationParams, report: Report) -> Findings:
     teacher, images = material.model, material.images
     _require_classifier(teacher, images.shape, params)
-    student = initial(params.student, images.shape, len(images.class_names), material.key("student"))
+    student = cast(Classifier, initial(params.student, images.shape, len(images.class_names), material.key("student")))
     pairs = paired(map_shapes(student.activations, images.shape), map_shapes(teacher.activations, images.shape))
     taught = Taught(images.pixels("train", params.examples), images.labels("train", params.examples),
                     unit_size(material.embeddings["train"][: params.examples, : params.components]))

@@ -44,7 +44,8 @@ def map_shapes(
     def note(x: Array) -> Array:
         for name, output in activations(x).items():  # here and not from the result, whose names JAX puts in order
             if output.ndim == 4:
-                met[output.shape[1:3]] = (name, output.shape[1:])
+                height, width, channels = output.shape[1:]
+                met[height, width] = (name, (height, width, channels))
         return x
 
     jax.eval_shape(note, jax.ShapeDtypeStruct((2, *image_shape), jnp.float32))
@@ -73,7 +74,8 @@ def compared(
     """The pairs' maps, the larger of each averaged down to the smaller's size."""
     maps = []
     for ours, theirs in pairs:
-        size = tuple(min(sides) for sides in zip(student[ours].shape[1:3], teacher[theirs].shape[1:3], strict=True))
+        mine, other = student[ours].shape, teacher[theirs].shape
+        size = (min(mine[1], other[1]), min(mine[2], other[2]))
         maps.append(Maps(averaged(student[ours], size), averaged(teacher[theirs], size)))
     return tuple(maps)
 
