@@ -18,7 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -169,10 +169,11 @@ class _Bar:
             self._memory, self._measured = _size(_rss()), now
         from rich.markup import escape
 
-        if new or self._task is None:
-            self._task = self._bar.add_task("", total=state.total, rate=0.0, memory="")
-        self._bar.update(self._task, completed=state.done, rate=state.rate, memory=self._memory,
-                         description=escape(state.what))
+        shown: dict[str, Any] = {"completed": state.done, "rate": state.rate, "memory": self._memory}
+        if new or self._task is None:  # all at once: the bar is drawn by a thread of its own
+            self._task = self._bar.add_task(escape(state.what), total=state.total, **shown)
+        else:
+            self._bar.update(self._task, description=escape(state.what), **shown)
 
     def close(self) -> None:
         self._bar.stop()
