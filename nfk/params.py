@@ -229,19 +229,21 @@ def _explain(fault: Any, content: dict[str, Any]) -> str:
     if location[0:1] == ["families"]:  # without pydantic's names for the branches of the unions
         location[2:4] = [part for part in location[2:4] if part not in ("shipped", "custom", *MODEL_PARAMS)]
     elif location[0:1] == ["studies"]:
-        location[2:3] = [part for part in location[2:3] if part not in STUDIES]
+        location[2:] = [part for part in location[2:] if part not in (*STUDIES, *MODEL_PARAMS)]
     key = ".".join(str(part) for part in location)
     if fault["type"] == "extra_forbidden":
         allowed = _allowed_keys(location[:-1], content)
         return f"{key}: unknown key{did_you_mean(str(location[-1]), allowed)}; allowed: {', '.join(sorted(allowed))}"
-    if fault["type"].startswith("union_tag_") and location[0] == "studies":
+    if fault["type"].startswith("union_tag_") and location[0] == "studies" and len(location) == 2:
         found = fault["input"].get("study")
         guess = did_you_mean(found, STUDIES) if isinstance(found, str) else ""
         return f"{key}.study={found!r}: unknown study{guess}; allowed: {', '.join(STUDIES)}"
     if fault["type"] == "union_tag_invalid":
-        found = fault["ctx"]["tag"]
-        return (f"{key}.model={found!r}: unknown model{did_you_mean(found, MODEL_PARAMS)}; "
-                f"allowed: {', '.join(MODEL_PARAMS)}, or module:function of your own")
+        found, models = fault["ctx"]["tag"], list(MODEL_PARAMS)
+        own = ", or module:function of your own"
+        if location[0] == "studies":  # networks that a study trains itself: a few of them
+            models, own = [name for name in models if f"'{name}'" in fault["ctx"]["expected_tags"]], ""
+        return f"{key}.model={found!r}: unknown model{did_you_mean(found, models)}; allowed: {', '.join(models)}{own}"
     if fault["type"] == "union_tag_not_found":
         return f"{key}.model: missing; allowed: {', '.join(MODEL_PARAMS)}"
     if fault["type"] == "value_error":
@@ -268,6 +270,8 @@ def _allowed_keys(location: list[Any], content: dict[str, Any]) -> set[str]:
             section = ThetaParams
         elif location[0] == "studies" and depth == 1:
             section = STUDIES[content["studies"][part]["study"]]
+        elif location[0] == "studies" and part == "network":
+            section = MODEL_PARAMS[content["studies"][location[1]][part]["model"]]
         elif section is Params and part in ("families", "theta", "studies"):
             continue
         else:
