@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -238,14 +238,16 @@ def _explain(fault: Any, content: dict[str, Any]) -> str:
         found = fault["input"].get("study")
         guess = did_you_mean(found, STUDIES) if isinstance(found, str) else ""
         return f"{key}.study={found!r}: unknown study{guess}; allowed: {', '.join(STUDIES)}"
-    if fault["type"] == "union_tag_invalid":
-        found, models = fault["ctx"]["tag"], list(MODEL_PARAMS)
-        own = ", or module:function of your own"
+    if fault["type"].startswith("union_tag_"):
+        models, own = list(MODEL_PARAMS), ", or module:function of your own"
         if location[0] == "studies":  # networks that a study trains itself: a few of them
-            models, own = [name for name in models if f"'{name}'" in fault["ctx"]["expected_tags"]], ""
+            kind = STUDIES[content["studies"][location[1]]["study"]]
+            models, own = [one.model_fields["model"].default for one in get_args(
+                kind.model_fields[location[2]].annotation)], ""
+        if fault["type"] == "union_tag_not_found":
+            return f"{key}.model: missing; allowed: {', '.join(models)}"
+        found = fault["ctx"]["tag"]
         return f"{key}.model={found!r}: unknown model{did_you_mean(found, models)}; allowed: {', '.join(models)}{own}"
-    if fault["type"] == "union_tag_not_found":
-        return f"{key}.model: missing; allowed: {', '.join(MODEL_PARAMS)}"
     if fault["type"] == "value_error":
         message = str(fault["ctx"]["error"])
         if not location:

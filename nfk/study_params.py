@@ -74,7 +74,7 @@ class SemiSupervisedParams(StudyParams):
     @classmethod
     def _trained_here(cls, network: Lenet5Params | WideResnetParams) -> Lenet5Params | WideResnetParams:
         if network.torch is not None:
-            raise ValueError("network.torch has weights trained elsewhere, the study trains its own; take it away")
+            raise ValueError("torch has weights trained elsewhere, and the study trains its own")
         return network
 
 
