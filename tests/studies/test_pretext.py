@@ -17,7 +17,7 @@ from nfk.study_params import PretextParams
 from tests.models.small_networks import CLASSES
 from tests.studies.conftest import Memory, Splits
 
-PARAMS = PretextParams(family="gan", batch=32, learning_rate=5e-3, epochs=8, bigan_epochs=60, bigan_learning_rate=2e-3,
+PARAMS = PretextParams(family="gan", batch=32, learning_rate=5e-3, epochs=4, bigan_epochs=30, bigan_learning_rate=2e-3,
                        bigan_hidden=32)
 
 
