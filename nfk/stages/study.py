@@ -36,7 +36,7 @@ def run(params: Params, name: str) -> Outcome:
         embeddings={split: np.asarray(embeddings[split][:]) for split in images.SPLITS}, labelled=params.labelled,
         block=params.statistics.block, evaluate=params.evaluate, seed=params.seed, representations=compared,
         checkpoint=scratch)
-    with progress(f"study@{name}") as report:
+    with progress(f"study@{name}", "steps") as report:
         findings: Findings = importlib.import_module(f"nfk.studies.{asked.study}").run(material, asked, report)
     folder = workspace.study_folder(name)
     with store.whole_folder(folder) as building:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from nfk.checkpoint import Forgetful
-from nfk.models.classifier import AdamAndShift, MlpNetwork
+from nfk.models.classifier import AdamAndShift
 from nfk.models.dcgan import Generator
 from nfk.studies.few_label_methods import improved_gan, mean_teacher, mixmatch, mixup, vat
 from nfk.studies.few_label_methods.improved_gan import ImprovedGan
@@ -74,6 +74,7 @@ def test_the_teacher_is_a_constant_and_follows_the_student():
     assert np.any(jax.grad(mean_teacher.disagreement)(student, teacher))
     assert [float(mean_teacher.risen(jnp.float32(at), 0.4)) for at in (0.0, 0.2, 0.4, 0.9)] == about(
         [np.exp(-5), np.exp(-1.25), 1, 1])
+    assert MeanTeacher((1.0,), 0.9, 0.4).read({"a": 1}, mean_teacher.Teacher({"a": 2}, jnp.int32(3))) == {"a": 2}
     mean = {"w": jnp.array(8.0)}
     for steps, value, expected in ((1, 4.0, 6.0), (2, 3.0, 5.0), (999, 0.0, 4.95)):
         mean = mean_teacher.followed(mean, {"w": jnp.array(value)}, jnp.int32(steps), 0.99)
@@ -148,6 +149,17 @@ METHODS = [Supervised((1.0,)), Mixup((0.5,)), Vat((1.0,)), MeanTeacher((10.0,), 
            MixMatch((10.0,), 0.5, 0.75, 2, 0.4), ImprovedGan((0.5,), Generator(2, (12, 12, 1)), 4, 1e-3)]
 
 
+class Perceptron(nn.Module):
+    """One hidden layer, batch-normalised: what is read has the running statistics."""
+
+    @nn.compact
+    def __call__(self, images, train):
+        normed = nn.BatchNorm(use_running_average=not train, momentum=0.8, name="norm")(
+            nn.Dense(24)(images.reshape(len(images), -1)))
+        hidden = nn.relu(normed)
+        return nn.Dense(CLASSES)(hidden), {"penultimate": hidden}
+
+
 class Run:
     """A small perceptron, 12 labels of 256 images."""
 
@@ -156,8 +168,8 @@ class Run:
     def __init__(self) -> None:
         data, self.test = squares(256, 1, seed=0), squares(200, 1, seed=1)
         labelled = np.concatenate([np.flatnonzero(data.labels == label)[:3] for label in range(CLASSES)])
-        self.module = MlpNetwork(24, CLASSES)
-        self.start = self.module.init(jax.random.key(1), jnp.zeros((2, 12, 12, 1)))
+        self.module = Perceptron()
+        self.start = self.module.init(jax.random.key(1), jnp.zeros((2, 12, 12, 1)), train=False)
         self.pool = Pool(jnp.asarray(data.images), jnp.asarray(data.labels))
         self.rows = rows_of_steps(labelled, 256, steps=self.steps, batch=32, seed=(0,))
 
@@ -167,7 +179,7 @@ class Run:
                             checkpoint=checkpoint or Forgetful(), report=lambda done: None)
 
     def accuracy(self, variables) -> float:
-        logits, _ = self.module.apply(variables, jnp.asarray(self.test.images, jnp.float32) / 255)
+        logits, _ = self.module.apply(variables, jnp.asarray(self.test.images, jnp.float32) / 255, train=False)
         return float(np.mean(np.asarray(logits).argmax(axis=1) == self.test.labels))
 
 
@@ -179,7 +191,13 @@ def run():
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
 def test_each_method_learns_from_three_labels_a_class(run, method):
     assert run.accuracy(run.start) < 0.5
-    assert run.accuracy(run(method)) > 0.7
+    found = run(method)
+    assert run.accuracy(found) > 0.7
+    # running means, 0 at first, are those of the hidden layer that the weights make
+    dense, images = found["params"]["Dense_0"], np.asarray(run.pool.images, np.float32).reshape(256, -1) / 255
+    means = images.mean(axis=0) @ np.asarray(dense["kernel"]) + np.asarray(dense["bias"])
+    assert np.abs(means).max() > 0.3
+    assert np.asarray(found["batch_stats"]["norm"]["mean"]) == pytest.approx(means, abs=0.1)
 
 
 def test_the_generator_comes_to_match_the_hidden_layer():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -59,7 +60,7 @@ class ImprovedGan(Method):
     def begin(self, network: Network, variables: Variables, images: Float[Array, "b h w c"], key: Key[Array, ""]
               ) -> Generating:
         del network, variables, images
-        generator = self.generator.init(key, jnp.zeros((2, self.latent)), train=True)
+        generator = _first_weights(self.generator, self.latent, key)
         return Generating(generator, self._optimiser.init(generator["params"]))
 
     def loss(self, network: Network, variables: Variables, kept: Kept, batch: Batch, moment: Moment) -> Loss:
@@ -87,3 +88,8 @@ class ImprovedGan(Method):
                    ) -> tuple[Float[Array, "u h w c"], Variables]:
         latents = jax.random.normal(key, (batch.unlabelled.shape[1], self.latent))
         return self.generator.apply(generator, latents, train=True, mutable=["batch_stats"])
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _first_weights(generator: nn.Module, latent: int, key: Key[Array, ""]) -> Variables:
+    return generator.init(key, jnp.zeros((2, latent)), train=True)
