@@ -25,6 +25,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from nfk.evaluation.features import Features, Labels, pca, standardise
 from nfk.evaluation.few_labels import FewLabels, balanced_order, few_labels
+from nfk.evaluation.figures.names import called
 from nfk.evaluation.figures.style import (
     BLUE,
     GREEN,
@@ -87,7 +88,7 @@ def run(material: Material, params: SemiSupervisedParams, report: Report) -> Fin
         probed = few_labels(standardise(features), labels, params.labels, draws=params.draws,
                             strengths=material.evaluate.strengths, seed=material.seed)
         found[features.name.partition("-")[0]] = {
-            "title": features.name, "dimension": features.dimension,
+            "title": called(features.name), "dimension": features.dimension,
             **{str(count): _recorded(result) for count, result in probed.items()}}
     network = _network(material, params)
     chosen_of = methods(params, material.images.shape)
@@ -234,6 +235,6 @@ def _figure(found: dict[str, Any], counts: tuple[int, ...]) -> Figure:
     axes.set_xticks(list(counts), [f"{count:,}" for count in counts])
     axes.set_xlabel("Labels")
     axes.set_ylabel("Test accuracy, % (± deviation over draws)")
-    axes.set_title("Few labels: probes of what no label made (solid), trained with labels (broken)")
+    axes.set_title("Few labels: linear probes (solid), trained networks (broken)")
     label_ends(axes, ends)
     return figure

@@ -54,7 +54,7 @@ def test_methods_and_probes_see_the_same_draws(material, monkeypatch):
                                                        material.images.labels("test")), (8, 40), draws=2,
                         strengths=(0.1, 10.0), seed=3)
     assert methods["nfk"]["40"]["draws"] == list(oracle[40].draws)
-    assert methods["nfk"]["title"] == "nfk-6" and methods["pca"]["title"] == "pca-6"
+    assert methods["nfk"]["title"] == "NFK 6" and methods["pca"]["title"] == "PCA of pixels 6"
 
     # all is in the checkpoint: nothing is trained again
     seen.clear()
