@@ -204,6 +204,7 @@ def _reconstructions(images: Float[np.ndarray, "n h w c"], again: Float[np.ndarr
             axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
             axes.set_xticks([])
             axes.set_yticks([])
+            axes.spines[:].set_visible(False)
             axes.grid(visible=False)
         grid[row][0].set_ylabel(title, rotation=0, ha="right", va="center")
     return figure
