@@ -49,6 +49,7 @@ def experiment(
     spec, commit = load(name), committed(str(RESULTS))
     if size not in spec.sizes:
         raise ExperimentError(f"{name} has no size {size!r}; there are {', '.join(spec.sizes)}")
+    spec = spec.at(size)
     end = None if minutes is None else time.monotonic() + 60 * minutes
     took = 0.0
     with workspace_lock(WORKSPACES / f"{name}-{size}.lock"):

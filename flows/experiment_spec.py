@@ -42,6 +42,7 @@ class Row(_Spec):
     value: Annotated[str, Field(pattern=r"^[a-z0-9_-]+:(studies/)?[a-z0-9_-]+:[^@]+(@\d+)?$")]
     paper: str = "–"
     shown: Literal["percent", "number"] = "percent"
+    size: Size | None = Field(None, description="the only size that has it")
 
     @property
     def part(self) -> str:
@@ -70,10 +71,11 @@ class Picture(_Spec):
     part: str
     file: Annotated[str, Field(pattern=r"^(evaluation|studies|models)/[a-z0-9_/-]+\.png$")]
     shows: str
+    size: Size | None = Field(None, description="the only size that has it")
 
 
 class Claim(_Spec):
-    """Row `more` above row `than`, seed by seed."""
+    """Row `more` above row `than`, seed by seed; judged at the sizes that have both."""
 
     says: str
     more: str
@@ -100,10 +102,19 @@ class Experiment(_Spec):
                 if name not in names:
                     raise ValueError(f"claim {claim.says!r}: no row {name!r}")
         for size, scale in self.sizes.items():
-            read = {row.part for row in self.rows} | {picture.part for picture in self.pictures}
+            at = self.at(size)
+            read = {row.part for row in at.rows} | {picture.part for picture in at.pictures}
             if unknown := read - scale.parts.keys():
                 raise ValueError(f"sizes.{size}: no part {sorted(unknown)[0]!r}, which a row or a picture reads")
         return self
+
+    def at(self, size: Size) -> Experiment:
+        """What of it one size has."""
+        rows = tuple(row for row in self.rows if row.size in (None, size))
+        read = {row.name for row in rows}
+        return self.model_copy(update={
+            "rows": rows, "claims": tuple(claim for claim in self.claims if {claim.more, claim.than} <= read),
+            "pictures": tuple(picture for picture in self.pictures if picture.size in (None, size))})
 
 
 def names() -> list[str]:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
 
 from nfk.family_params import MODEL_PARAMS, AnyFamily, CustomParams
 from nfk.nearest import did_you_mean
 from nfk.section import Name, Pattern, PositiveInt, Section
-from nfk.study_params import STUDENTS, STUDIES, AnyStudy
+from nfk.study_params import NETWORKS, STUDIES, AnyStudy
 
 PARAMS_FILE = Path("params.yaml")
 
@@ -238,27 +238,29 @@ def _explain(fault: Any, content: dict[str, Any]) -> str:
     if location[0:1] == ["families"]:  # without pydantic's names for the branches of the unions
         location[2:4] = [part for part in location[2:4] if part not in ("shipped", "custom", *MODEL_PARAMS)]
     elif location[0:1] == ["studies"]:
-        location[2:3] = [part for part in location[2:3] if part not in STUDIES]
-        if location[2:3] == ["student"]:
-            location[3:4] = [part for part in location[3:4] if part not in MODEL_PARAMS]
+        location[2:] = [part for part in location[2:] if part not in (*STUDIES, *MODEL_PARAMS)]
     key = ".".join(str(part) for part in location)
     if fault["type"] == "extra_forbidden":
         allowed = _allowed_keys(location[:-1], content)
         return f"{key}: unknown key{did_you_mean(str(location[-1]), allowed)}; allowed: {', '.join(sorted(allowed))}"
-    if fault["type"].startswith("union_tag_") and location[-1] == "student":
+    if fault["type"].startswith("union_tag_") and location[-1] in NETWORKS:
         found = fault["input"].get("model")
-        guess = did_you_mean(found, STUDENTS) if isinstance(found, str) else ""
-        return f"{key}.model={found!r}: no classifier that learns here{guess}; allowed: {', '.join(STUDENTS)}"
+        guess = did_you_mean(found, NETWORKS[location[-1]]) if isinstance(found, str) else ""
+        return f"{key}.model={found!r}: no classifier that learns here{guess}; allowed: {', '.join(NETWORKS[location[-1]])}"
     if fault["type"].startswith("union_tag_") and location[0] == "studies":
         found = fault["input"].get("study")
         guess = did_you_mean(found, STUDIES) if isinstance(found, str) else ""
         return f"{key}.study={found!r}: unknown study{guess}; allowed: {', '.join(STUDIES)}"
-    if fault["type"] == "union_tag_invalid":
+    if fault["type"].startswith("union_tag_"):
+        models, own = list(MODEL_PARAMS), ", or module:function of your own"
+        if location[0] == "studies":  # networks that a study trains itself: a few of them
+            kind = STUDIES[content["studies"][location[1]]["study"]]
+            models, own = [one.model_fields["model"].default for one in get_args(
+                kind.model_fields[location[2]].annotation)], ""
+        if fault["type"] == "union_tag_not_found":
+            return f"{key}.model: missing; allowed: {', '.join(models)}"
         found = fault["ctx"]["tag"]
-        return (f"{key}.model={found!r}: unknown model{did_you_mean(found, MODEL_PARAMS)}; "
-                f"allowed: {', '.join(MODEL_PARAMS)}, or module:function of your own")
-    if fault["type"] == "union_tag_not_found":
-        return f"{key}.model: missing; allowed: {', '.join(MODEL_PARAMS)}"
+        return f"{key}.model={found!r}: unknown model{did_you_mean(found, models)}; allowed: {', '.join(models)}{own}"
     if fault["type"] == "value_error":
         message = str(fault["ctx"]["error"])
         if not location:
@@ -283,8 +285,8 @@ def _allowed_keys(location: list[Any], content: dict[str, Any]) -> set[str]:
             section = ThetaParams
         elif location[0] == "studies" and depth == 1:
             section = STUDIES[content["studies"][part]["study"]]
-        elif location[0] == "studies" and part == "student":
-            section = MODEL_PARAMS[content["studies"][location[1]]["student"]["model"]]
+        elif location[0] == "studies" and part in NETWORKS:
+            section = MODEL_PARAMS[content["studies"][location[1]][part]["model"]]
         elif section is Params and part in ("families", "theta", "studies"):
             continue
         else:

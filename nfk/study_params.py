@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from nfk.family_params import Lenet5Params, MlpParams, WideResnetParams
-from nfk.section import Name, PositiveInt, Section
+from nfk.section import Name, PositiveInt, Rate, Section
+
+Positive = Annotated[float, Field(gt=0)]
+Values = Annotated[tuple[Positive, ...], Field(min_length=1)]
+"""What is tried of one setting."""
 
 
 class StudyParams(Section):
@@ -46,8 +50,12 @@ class RetrievalParams(StudyParams):
 
 AnyStudent = Annotated[Lenet5Params | MlpParams | WideResnetParams, Field(discriminator="model")]
 
-STUDENTS = tuple(kind.model_fields["model"].default for kind in get_args(get_args(AnyStudent)[0]))
-"""What a student can be."""
+SmallNetwork = Annotated[Lenet5Params | WideResnetParams, Field(discriminator="model")]
+
+NETWORKS: dict[str, tuple[str, ...]] = {
+    key: tuple(kind.model_fields["model"].default for kind in get_args(get_args(union)[0]))
+    for key, union in (("student", AnyStudent), ("network", SmallNetwork))}
+"""What the networks that a study trains can be, by the key that describes them."""
 
 NEED_MAPS = frozenset({"fitnet", "at", "nst", "vid"})
 """Ways of distillation that compare layers with a height and a width."""
@@ -86,7 +94,61 @@ class DistillationParams(StudyParams):
                 ("examples", self.examples, labelled, "the number of labelled training examples"))
 
 
-AnyStudy = Annotated[EigenvalueErrorParams | RetrievalParams | DistillationParams, Field(discriminator="study")]
+class SemiSupervisedParams(StudyParams):
+    """A small network trained on few labels and all images by published methods, beside probes of the embedding.
+
+    All methods start from the same weights and take the same steps (`network.epochs` passes over the training images)
+    of the same labelled and unlabelled images. Of the settings with several values each method's is chosen on the
+    validation split, at each number of labels, on the first draw alone, and kept for the others.
+    """
+
+    study: Literal["semi_supervised"] = "semi_supervised"
+    network: SmallNetwork = Lenet5Params(epochs=12)
+    labels: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (100, 500, 1000)
+    draws: Annotated[int, Field(ge=2)] = 5
+    methods: Annotated[tuple[Literal["supervised", "mixup", "vat", "mean_teacher", "mixmatch", "improved_gan"], ...],
+                       Field(min_length=1)] = ("supervised", "mixup", "vat", "mean_teacher", "mixmatch", "improved_gan")
+    ramp: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.4, description="part of the steps over which Mean Teacher's and MixMatch's weights rise")
+    supervised_rates: Values = Field((1.0, 3.0), description="factors of network.learning_rate")
+    mixup_alphas: Values = (0.2, 1.0)
+    vat_sizes: Values = Field((1.0, 3.0), description="Euclidean norm of the perturbation, pixels in [0, 1]")
+    mean_teacher_weights: Values = Field((3.0, 30.0), description="of the mean squared difference of probabilities")
+    mean_teacher_decay: Annotated[float, Field(gt=0, lt=1)] = 0.99
+    mixmatch_weights: Values = Field((10.0, 75.0), description="lambda_u")
+    mixmatch_augmentations: PositiveInt = Field(2, description="K")
+    mixmatch_temperature: Positive = 0.5
+    mixmatch_alpha: Positive = 0.75
+    improved_gan_weights: Values = Field((0.3, 1.0), description="of the loss without labels")
+    generator_width: Annotated[int, Field(ge=1, le=1024)] = Field(12, description="of Improved GAN's generator")
+    generator_latent: PositiveInt = 32
+    generator_learning_rate: Rate = 1e-3
+
+    @field_validator("network")
+    @classmethod
+    def _trained_here(cls, network: Lenet5Params | WideResnetParams) -> Lenet5Params | WideResnetParams:
+        if network.torch is not None:
+            raise ValueError("torch has weights trained elsewhere, and the study trains its own")
+        return network
+
+
+class PretextParams(StudyParams):
+    """What the body of the family's discriminator learns otherwise: from rotations, as BiGAN's encoder, from labels."""
+
+    study: Literal["pretext"] = "pretext"
+    methods: Annotated[tuple[Literal["rotnet", "bigan", "supervised"], ...], Field(min_length=1)] = (
+        "rotnet", "bigan", "supervised")
+    batch: Annotated[int, Field(ge=2, le=65536)] = 64
+    learning_rate: Rate = 1e-3
+    epochs: PositiveInt = Field(20, description="of rotnet and supervised; one of rotnet's sees each image four times")
+    bigan_epochs: PositiveInt = 40
+    bigan_learning_rate: Rate = 1e-3
+    bigan_hidden: PositiveInt = Field(128, description="units of the joint discriminator's dense layer")
+
+
+AnyStudy = Annotated[
+    EigenvalueErrorParams | RetrievalParams | DistillationParams | SemiSupervisedParams | PretextParams,
+    Field(discriminator="study")]
 
 STUDIES: dict[str, type[StudyParams]] = {
     kind.model_fields["study"].default: kind for kind in get_args(get_args(AnyStudy)[0])}

@@ -134,6 +134,21 @@ def test_numbers_and_pictures_of_a_study_are_kept(project, monkeypatch):
         module.experiment("two", say=lambda text: None)
 
 
+def test_a_row_or_picture_of_another_size_is_left_out_with_its_claims(project):
+    other = {"name": "other", "value": "two:gan:spectrum.trained@10", "size": "paper"}
+    sizes = SPEC["sizes"] | {"paper": {"expects": "days", "seeds": [0], "parts": {"one": {}, "two": {}}}}
+    claims = [*SPEC["claims"], {"says": "left above other", "more": "left", "than": "other"}]
+    pictures = [{"part": "two", "file": "studies/error/figures/errors.png", "shows": "Errors", "size": "paper"}]
+    write(SPEC | {"sizes": sizes, "rows": [*SPEC["rows"], other], "claims": claims, "pictures": pictures})
+    assert [row.name for row in load("two").at("paper").rows] == ["left", "right", "other"]
+    table = module.experiment("two", say=lambda text: None).read_text()
+    assert "| left |" in table and "left above right" in table
+    assert "other" not in table and "Errors" not in table
+    write(SPEC | {"rows": [*SPEC["rows"], other | {"size": "cpu"}], "sizes": sizes})
+    with pytest.raises(ExperimentError, match=r"sizes\.cpu: no part 'two', which a row or a picture reads"):
+        load("two")
+
+
 def test_other_names_sizes_and_numbers_are_refused(project):
     with pytest.raises(ExperimentError, match="no experiment 'tow', did you mean 'two'"):
         load("tow")
