@@ -35,7 +35,22 @@ class RetrievalParams(StudyParams):
         (1, 10, 100), description="nearest images looked at")
 
 
-AnyStudy = Annotated[EigenvalueErrorParams | RetrievalParams, Field(discriminator="study")]
+class AblationsParams(StudyParams):
+    """Variants of the embedding, one change at a time, by the probes of `evaluate`."""
+
+    study: Literal["ablations"] = "ablations"
+    dampings: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (1e-6, 1e-2, 1e-1, 1.0), description="in place of svd.damping")
+    samples: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)] = Field(
+        (128, 512, 2048), description="model samples for the statistics; the most of them for Kronecker factors")
+    kronecker_dampings: tuple[Annotated[float, Field(gt=0)], ...] = (1e-3, 1e-1)
+    ranks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(
+        (32, 64, 256), description="in place of svd.rank")
+    noises: tuple[PositiveInt, ...] = Field((1, 4), description="draws of noise, where the potential may have any")
+    memory_gib: Annotated[float, Field(gt=0)] = Field(8.0, description="what all gradients may take")
+
+
+AnyStudy = Annotated[EigenvalueErrorParams | RetrievalParams | AblationsParams, Field(discriminator="study")]
 
 STUDIES: dict[str, type[StudyParams]] = {
     kind.model_fields["study"].default: kind for kind in get_args(get_args(AnyStudy)[0])}

@@ -34,7 +34,7 @@ def run(params: Params, name: str) -> Outcome:
         images=data, model=net.model, scores=net.scores, statistics=statistics, damping=factors.attributes["damping"],
         modes=KeptModes(factors["singular_values"][:], factors["left"][:], factors["right"][:]),
         embeddings={split: np.asarray(embeddings[split][:]) for split in images.SPLITS}, labelled=params.labelled,
-        block=params.statistics.block, seed=params.seed, representations=compared,
+        block=params.statistics.block, evaluate=params.evaluate, seed=params.seed, representations=compared,
         checkpoint=scratch)
     with progress(f"study@{name}") as report:
         findings: Findings = importlib.import_module(f"nfk.studies.{asked.study}").run(material, asked, report)

@@ -15,6 +15,7 @@ from nfk.evaluation.features import Features
 from nfk.fisher.scores import Scores
 from nfk.fisher.statistics import FisherStatistics
 from nfk.models.protocol import TrainedModel
+from nfk.params import EvaluateParams
 
 Report = Callable[[int, int, str], None]
 """(done, in all, of what)"""
@@ -58,6 +59,8 @@ class Material(NamedTuple):
     """leading training images whose labels may be used"""
     block: int
     """examples scored at once"""
+    evaluate: EvaluateParams
+    """how representations are probed"""
     seed: int
     representations: Callable[[], list[Features]]
     """makes the embedding at each of evaluate.ranks, the pixels and their principal components, and the network's
