@@ -254,7 +254,7 @@ def embed(rows: list[RowBlocks], rank: int) -> Embedded:
     train = StoredRows(rows[0])
     gram, _ = gram_matrix(train, double=False)
     rank = min(rank, *train.shape)
-    modes = block_krylov(DenseRows(gram.astype(np.float32), len(gram)), rank=rank, key=jax.random.key(0), passes=4,
+    modes = block_krylov(DenseRows(gram.astype(np.float32), len(gram)), rank=rank, key=jax.random.key(0), passes=5,
                          tolerance=_TOLERANCE)
     values = np.sqrt(modes.singular_values)  # those of K are s^2
     right = adjoint_pass(train, modes.left) / jnp.asarray(values, jnp.float32)[None, :]
