@@ -43,7 +43,7 @@ class AblationsParams(StudyParams):
         (1e-6, 1e-2, 1e-1, 1.0), description="in place of svd.damping")
     samples: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)] = Field(
         (128, 512, 2048), description="model samples for the statistics; the most of them for Kronecker factors")
-    kronecker_dampings: tuple[Annotated[float, Field(gt=0)], ...] = (1e-3, 1e-1)
+    kronecker_dampings: tuple[Annotated[float, Field(gt=0)], ...] = (1e-3, 1e-2, 1e-1)
     ranks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(
         (32, 64, 256), description="in place of svd.rank")
     noises: tuple[PositiveInt, ...] = Field((1, 4), description="draws of noise, where the potential may have any")
