@@ -62,8 +62,8 @@ class OutliersParams(StudyParams):
 
 
 class AttributionParams(StudyParams):
-    """Are the training images nearest to a test image those that its prediction rests on? They are left out, and what is
-    trained without them is asked again."""
+    """Are the training images nearest to a test image those that its prediction rests on? What is trained without them
+    is asked again."""
 
     study: Literal["attribution"] = "attribution"
     queries: Annotated[int, Field(ge=2)] = Field(100, description="test images, drawn at random, of the probe")

@@ -1,4 +1,4 @@
-"""Pieces of the two photographs that scikit-learn ships: real images that are of no other data set, without a download."""
+"""Pieces of the two photographs that scikit-learn ships: real images of no other data set, without a download."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ NAME = "photographs"
 
 
 def pieces(shape: tuple[int, int, int]) -> UInt8[np.ndarray, "n h w c"]:
-    """All pieces of h x w pixels that do not overlap, grey or in colour as `shape` has it, from the upper left corner of
-    each photograph on. 660 of 28 x 28."""
+    """All pieces of h x w pixels that do not overlap, grey or in colour as `shape` has it, from the upper left corner
+    of each photograph on. 660 of 28 x 28."""
     from sklearn.datasets import load_sample_images
 
     height, width, channels = shape

@@ -74,8 +74,9 @@ class Gan(ImageModel):
     def generate(self, latents: Float[np.ndarray, "n z"]) -> Float[np.ndarray, "n h w c"]:
         """G(z) of each latent, in [0, 1], by the generator that `sample` takes (`nfk.models.protocol.Generator`)."""
         missing = -len(latents) % _SAMPLE_CHUNK  # whole chunks: one compilation
-        chunks = np.pad(np.asarray(latents, np.float32), ((0, missing), (0, 0))).reshape(-1, _SAMPLE_CHUNK, self.latents)
-        return np.concatenate([self._images(jnp.asarray(z)) for z in chunks])[: len(latents)]
+        padded = np.pad(np.asarray(latents, np.float32), ((0, missing), (0, 0)))
+        chunks = jnp.asarray(padded.reshape(-1, _SAMPLE_CHUNK, self.latents))
+        return np.concatenate([self._images(z) for z in chunks])[: len(latents)]
 
     def _images(self, latents: Float[Array, "b z"]) -> Float[np.ndarray, "b h w c"]:
         return np.asarray(_generate(self.adversaries.generator, part(self.variables, "generator"), latents))

@@ -31,6 +31,7 @@ from nfk.fisher.parameters import parameter_index
 from nfk.fisher.scores import LogDensity, Scores
 from nfk.fisher.statistics import FisherStatistics, block_moments, fisher_statistics
 from nfk.fisher.vectors import FisherVectors
+from nfk.linalg.eigen import leading_eigenpairs
 from nfk.linalg.gram import gram_matrix
 from nfk.linalg.krylov import block_krylov
 from nfk.linalg.rows import DenseRows, RowBlocks, StoredRows, adjoint_pass, image_pass
@@ -44,7 +45,7 @@ from nfk.study_params import AblationsParams
 SPLITS = ("train", "validation", "test")
 DEFAULT, FULL, ACTIVATIONS = "default", "whole Fisher vector", "activations"
 _RIVALS = {FULL: "full", ACTIVATIONS: "activations"}
-_BLOCK, _TOLERANCE = 512, 1e-6
+_BLOCK, _TOLERANCE, _SMALL = 512, 1e-6, 1000
 
 
 class Variant(NamedTuple):
@@ -248,16 +249,21 @@ class Embedded(NamedTuple):
 def embed(rows: list[RowBlocks], rank: int) -> Embedded:
     """W^T V_x of each split, W the leading right singular vectors of the first one's n rows. Holds those rows.
 
-    By their Gram matrix K in float32, and of K by block Krylov iteration: a few products of n x n with n x rank, where
-    LAPACK's exact eigenvectors take ten times as long. Good to 1e-3 of the weakest mode that is kept.
+    By the eigenvectors of their Gram matrix K, in float32: exact for up to 1,000 rows, else by block Krylov iteration
+    of K, a few products of n x n with n x rank, where LAPACK takes ten times as long; good to 1e-3 of the weakest mode
+    that is kept.
     """
     train = StoredRows(rows[0])
     gram, _ = gram_matrix(train, double=False)
     rank = min(rank, *train.shape)
-    modes = block_krylov(DenseRows(gram.astype(np.float32), len(gram)), rank=rank, key=jax.random.key(0), passes=5,
-                         tolerance=_TOLERANCE)
-    values = np.sqrt(modes.singular_values)  # those of K are s^2
-    right = adjoint_pass(train, modes.left) / jnp.asarray(values, jnp.float32)[None, :]
+    if len(gram) <= _SMALL:
+        squares, left = leading_eigenpairs(gram, rank)
+    else:
+        modes = block_krylov(DenseRows(gram.astype(np.float32), len(gram)), rank=rank, key=jax.random.key(0), passes=5,
+                             tolerance=_TOLERANCE)
+        squares, left = modes.singular_values, modes.left
+    values = np.sqrt(np.maximum(squares, np.finfo(np.float32).eps * squares[0]))
+    right = adjoint_pass(train, left.astype(np.float32)) / jnp.asarray(values, jnp.float32)[None, :]
     splits = [image_pass(each, right) for each in (train, *rows[1:])]
     return Embedded(splits, float(np.sum(values**2) / np.trace(gram)), values)
 

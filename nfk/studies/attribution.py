@@ -221,7 +221,8 @@ def _table(numbers: dict[str, Any]) -> Table:
     rows = [(part, way, f"{one['drop']:.3f} ± {one['standard_error']:.3f}",
              f"{one['above_random']:.3f} ± {one['above_random_error']:.3f}", f"{100 * one['lost']:.1f}")
             for part in ("probe", "network") if part in numbers for way, one in numbers[part].items()]
-    return Table(("trained again", "nearest by", "drop of log odds", "above random", "predictions lost, %"), tuple(rows))
+    return Table(("trained again", "nearest by", "drop of log odds", "above random", "predictions lost, %"),
+                 tuple(rows))
 
 
 @styled

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 from matplotlib.figure import Figure
@@ -136,7 +137,7 @@ class Projected(NamedTuple):
 def projected(rows: RowBlocks, right: Float[np.ndarray, "p k"], report: Report, what: str) -> Projected:
     """W^T V_x and |V_x|^2 of each row. Cost: one pass. Memory: one block."""
     embedding, squared = np.empty((rows.shape[0], right.shape[1]), np.float32), np.empty(rows.shape[0])
-    kept = jax.numpy.asarray(right)
+    kept = jnp.asarray(right)
     for index in range(block_count(rows)):
         start, stop = block_bounds(rows, index)
         image, norms = _projected(rows.block(index), kept)
@@ -146,9 +147,10 @@ def projected(rows: RowBlocks, right: Float[np.ndarray, "p k"], report: Report, 
 
 
 @jax.jit
-def _projected(block: Float[Array, "b p"], right: Float[Array, "p k"]) -> tuple[Float[Array, "b k"], Float[Array, " b"]]:
-    return (jax.numpy.matmul(block, right, precision="highest"),
-            jax.numpy.einsum("bp,bp->b", block, block, precision="highest"))
+def _projected(
+    block: Float[Array, "b p"], right: Float[Array, "p k"]
+) -> tuple[Float[Array, "b k"], Float[Array, " b"]]:
+    return (jnp.matmul(block, right, precision="highest"), jnp.einsum("bp,bp->b", block, block, precision="highest"))
 
 
 def _potential(material: Material, examples: Any) -> Scores:

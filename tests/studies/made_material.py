@@ -53,6 +53,24 @@ class Linear:
         return (0.5 + 0.02 * np.asarray(latents) @ self._basis).reshape(-1, *self._shape).astype(np.float32)
 
 
+class Noisy(Linear):
+    """The same with a noise the size of an image, added to it, and samples of its own."""
+
+    @property
+    def noise_shape(self):
+        return self._shape
+
+    def log_density_given(self, params, x, noise):
+        noised = x if noise is None else x + 0.3 * noise.mean(axis=0).astype(x.dtype)
+        return jnp.vdot(params["theta"], noised.reshape(-1).astype(params["theta"].dtype))
+
+    def log_density(self, params, x, key):
+        return self.log_density_given(params, x, None)
+
+    def sample(self, key, count):
+        return self.generate(np.random.default_rng(7).normal(size=(count, self.latents)))
+
+
 def material(images: dict, labels: dict, rank: int, model=None) -> Material:
     """Of V = the training images themselves (identity statistics), its exact leading modes."""
     held = Images(images, labels)
@@ -69,8 +87,8 @@ def material(images: dict, labels: dict, rank: int, model=None) -> Material:
     return Material(
         images=held, model=model, scores=scores, statistics=identity_statistics(scores.size), damping=0.0,
         modes=KeptModes(values[:rank], left[:, :rank], right), embeddings=embeddings, labelled=len(images["train"]),
-        block=16, evaluate=EvaluateParams(labels=(), neighbours=(1,)), seed=0, representations=compared,
-        checkpoint=Forgetful())
+        block=16, evaluate=EvaluateParams(labels=(), neighbours=(1,), strengths=(0.01, 0.1)), seed=0,
+        representations=compared, checkpoint=Forgetful())
 
 
 def silent(done, total, what):
