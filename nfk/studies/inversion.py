@@ -94,7 +94,8 @@ def run(material: Material, params: InversionParams, report: Report) -> Findings
     rows = tuple((name, f"{one['mse']:.4f} ± {one['mse_error']:.4f}",
                   f"{100 * one['agreement']:.1f} ± {100 * one['agreement_error']:.1f}", f"{100 * one['accuracy']:.1f}",
                   f"{one['latent_error']:.3f}" if "latent_error" in one else "") for name, one in found.items())
-    shown = {"Test image": real[:_SHOWN], **{name: images[:_SHOWN] for name, images in drawn.items() if name != MEAN}}
+    shown = {"Test image": real[:_SHOWN], **{name[0].upper() + name[1:]: images[:_SHOWN]
+                                             for name, images in drawn.items() if name != MEAN}}
     return Findings(
         f"same class as the test image: {found[NFK]['agreement']:.1%} drawn from {numbers['rank']} numbers of the "
         f"NFK, {found[PCA_GENERATOR]['agreement']:.1%} from as many of PCA; mean squared error {found[NFK]['mse']:.3f} "
