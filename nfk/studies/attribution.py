@@ -19,6 +19,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int, Integer
 from matplotlib.figure import Figure
@@ -147,7 +148,7 @@ def _network(material: Material, labels: Labels, rng: np.random.Generator) -> Wi
 
     def logits(rows: Int[np.ndarray, " n"], query: int) -> Float[np.ndarray, " classes"]:
         trained = start.train(pixels[rows], labels.train[rows], held_out, material.key("order")).model
-        return np.asarray(trained.activations(test[[query]])["logits"][0], np.float64)
+        return np.asarray(trained.activations(jnp.asarray(test[[query]]))["logits"][0], np.float64)
 
     everything = np.arange(len(labels.train))
     whole = start.train(pixels, labels.train, held_out, material.key("order")).model

@@ -11,6 +11,7 @@ Cost: one gradient for each test image and outlier.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -198,6 +199,6 @@ def _figure(found: dict[str, Any], order: list[str], source: str) -> Figure:
     axes.invert_yaxis()
     axes.set_xlim(0, 1)
     axes.set_xlabel("Area under the ROC curve (0.5: tells nothing)")
-    axes.set_title(f"Test images against outliers: {source}", x=0, fontsize=9.5)
+    axes.set_title("\n".join(["Telling outliers from test images", *textwrap.wrap(source, 60)]))
     axes.grid(axis="y", visible=False)
     return figure
