@@ -146,8 +146,69 @@ class PretextParams(StudyParams):
     bigan_hidden: PositiveInt = Field(128, description="units of the joint discriminator's dense layer")
 
 
+class AblationsParams(StudyParams):
+    """Variants of the embedding, one change at a time, by the probes of `evaluate`."""
+
+    study: Literal["ablations"] = "ablations"
+    dampings: tuple[Annotated[float, Field(ge=0)], ...] = Field(
+        (1e-6, 1e-2, 1e-1, 1.0), description="in place of svd.damping")
+    samples: Annotated[tuple[Annotated[int, Field(ge=2)], ...], Field(min_length=1)] = Field(
+        (128, 512, 2048), description="model samples for the statistics; the most of them for Kronecker factors")
+    kronecker_dampings: tuple[Annotated[float, Field(gt=0)], ...] = (1e-3, 1e-2, 1e-1)
+    ranks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(
+        (32, 64, 256), description="in place of svd.rank")
+    noises: tuple[PositiveInt, ...] = Field((1, 4), description="draws of noise, where the potential may have any")
+    memory_gib: Annotated[float, Field(gt=0)] = Field(8.0, description="what all gradients may take")
+
+
+class OutliersParams(StudyParams):
+    """Test images against images of another kind: the area under the ROC curve of scores that saw no outlier."""
+
+    study: Literal["outliers"] = "outliers"
+    source: str = Field("photographs", description="what data.source may name, its test part where it has one; or "
+                                                   "photographs: pieces of the two that scikit-learn ships")
+    classes: tuple[str, ...] | None = Field(None, description="of the source; null: all")
+    most: Annotated[int, Field(ge=2)] = Field(1000, description="outliers, evenly spread over the source")
+    neighbours: PositiveInt = Field(10, description="the distance is to the nearest but so many")
+
+
+class AttributionParams(StudyParams):
+    """Are the training images nearest to a test image those that its prediction rests on? What is trained without them
+    is asked again."""
+
+    study: Literal["attribution"] = "attribution"
+    queries: Annotated[int, Field(ge=2)] = Field(100, description="test images, drawn at random, of the probe")
+    removed: PositiveInt = Field(50, description="training images of the query's class left out")
+    strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
+        1e-3, 1e-2, 1e-1, 1.0, 10.0)
+    retrained: Annotated[int, Field(ge=0)] = Field(
+        0, description="queries for which the network itself is trained again, by each way; a classifier only")
+
+
+class InversionParams(StudyParams):
+    """Test images drawn again by a generator from a linear map of their embedding (the paper's Figure 4)."""
+
+    study: Literal["inversion"] = "inversion"
+    rank: PositiveInt = Field(100, description="numbers of the embedding, and of the principal components")
+    generated: Annotated[int, Field(ge=2)] = Field(3000, description="images that the map is fitted on")
+    held_out: Annotated[int, Field(ge=2)] = Field(1000, description="images that its strength is chosen on")
+    strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = (
+        1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+    classifier: Literal["lenet5", "mlp"] = "lenet5"
+    classifier_epochs: PositiveInt = 10
+
+
+class ComponentsParams(StudyParams):
+    """How alike the images at the two ends of each component are (the paper's Figure 6)."""
+
+    study: Literal["components"] = "components"
+    components: PositiveInt = 5
+    images: Annotated[int, Field(ge=2)] = Field(20, description="at each end")
+
+
 AnyStudy = Annotated[
-    EigenvalueErrorParams | RetrievalParams | DistillationParams | SemiSupervisedParams | PretextParams,
+    EigenvalueErrorParams | RetrievalParams | DistillationParams | SemiSupervisedParams | PretextParams
+    | AblationsParams | OutliersParams | AttributionParams | InversionParams | ComponentsParams,
     Field(discriminator="study")]
 
 STUDIES: dict[str, type[StudyParams]] = {

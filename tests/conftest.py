@@ -11,8 +11,8 @@ os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 
-# Compiling takes most of a run's time, and tests' networks are too small to gain from LLVM's dearer passes: without them
-# a third of the processor time goes.
+# Compiling takes most of a run's time, and the tests' networks are too small to gain from LLVM's dearer passes: a third
+# of the processor time goes with them.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
 # One store of compiled programs for this run, its parallel workers and the pipelines they start: most of a run's time

@@ -102,11 +102,25 @@ class Edm(ImageModel):
     def log_density(self, params: PyTree, x: Float[Array, "h w c"], key: Key[Array, ""]) -> Float[Array, ""]:
         """s(x; theta); the key is not used."""
         del key
+        return self.log_density_given(params, x, jnp.asarray(fixed_noise((1, *self.noise_shape))))
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """An image for each level (`nfk.models.protocol.NoisyPotential`)."""
+        return (self.config.potential_levels, *self.image_shape)
+
+    def log_density_given(
+        self, params: PyTree, x: Float[Array, "h w c"], noise: Float[Array, "draws l h w c"] | None
+    ) -> Float[Array, ""]:
+        """s(x; theta) as the mean over these noises; None: of images without noise, the network told of each level."""
         config, dtype = self.config, jax.tree.leaves(params)[0].dtype
         sigmas, weights = (jnp.asarray(found, dtype) for found in potential_grid(
             config.weighting, config.potential_levels, config.potential_low, config.potential_high))
-        noise = jnp.asarray(fixed_noise((config.potential_levels, *self.image_shape)), dtype)
-        return -weighted_error(partial(self._network.denoise, params), 2 * x.astype(dtype) - 1, noise, sigmas, weights)
+        denoise, x = partial(self._network.denoise, params), 2 * x.astype(dtype) - 1
+        noise = jnp.zeros((1, *self.noise_shape), dtype) if noise is None else noise.astype(dtype)
+        if len(noise) == 1:
+            return -weighted_error(denoise, x, noise[0], sigmas, weights)
+        return -jax.vmap(lambda each: weighted_error(denoise, x, each, sigmas, weights))(noise).mean()
 
     def activations(self, x: Float[Array, "b h w c"]) -> Hidden:
         """Every residual block's output for the image itself, told that its noise is 0.2."""

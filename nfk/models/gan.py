@@ -62,10 +62,24 @@ class Gan(ImageModel):
 
     def sample(self, key: Key[Array, ""], count: int) -> Float[np.ndarray, "n h w c"]:
         """G(z), z ~ N(0, I), of the averaged generator with fixed batch statistics."""
-        adversaries, variables = self.adversaries, part(self.variables, "generator")
         chunks = -(-count // _SAMPLE_CHUNK)
-        latents = jax.random.normal(key, (chunks, _SAMPLE_CHUNK, adversaries.latent))
-        return np.concatenate([np.asarray(_generate(adversaries.generator, variables, z)) for z in latents])[:count]
+        latents = jax.random.normal(key, (chunks, _SAMPLE_CHUNK, self.latents))
+        return np.concatenate([self._images(z) for z in latents])[:count]
+
+    @property
+    def latents(self) -> int:
+        """Numbers of a latent."""
+        return self.adversaries.latent
+
+    def generate(self, latents: Float[np.ndarray, "n z"]) -> Float[np.ndarray, "n h w c"]:
+        """G(z) of each latent, in [0, 1], by the generator that `sample` takes (`nfk.models.protocol.Generator`)."""
+        missing = -len(latents) % _SAMPLE_CHUNK  # whole chunks: one compilation
+        padded = np.pad(np.asarray(latents, np.float32), ((0, missing), (0, 0)))
+        chunks = jnp.asarray(padded.reshape(-1, _SAMPLE_CHUNK, self.latents))
+        return np.concatenate([self._images(z) for z in chunks])[: len(latents)]
+
+    def _images(self, latents: Float[Array, "b z"]) -> Float[np.ndarray, "b h w c"]:
+        return np.asarray(_generate(self.adversaries.generator, part(self.variables, "generator"), latents))
 
     def train(
         self,

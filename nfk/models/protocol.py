@@ -54,3 +54,27 @@ class TrainedModel(Protocol):
 
     def activations(self, x: Float[Array, "b h w c"]) -> dict[str, Float[Array, "b ..."]]:
         """Every hidden layer's output by name, in order, unpooled: the baseline representations."""
+
+
+@runtime_checkable
+class Generator(Protocol):
+    """What a network may offer beyond: its samples as a function of their latents, which are N(0, I)."""
+
+    latents: int
+    """numbers of a latent"""
+
+    def generate(self, latents: Float[np.ndarray, "n z"]) -> Float[np.ndarray, "n h w c"]:
+        """The image of each latent, in [0, 1]."""
+
+
+@runtime_checkable
+class NoisyPotential(Protocol):
+    """What a network may offer beyond: a potential that is a mean over draws of noise, as a function of them."""
+
+    noise_shape: tuple[int, ...]
+    """of one draw, N(0, 1) in each entry"""
+
+    def log_density_given(
+        self, params: PyTree, x: Float[Array, "h w c"], noise: Float[Array, "draws ..."] | None
+    ) -> Float[Array, ""]:
+        """s(x; theta) as the mean over these draws; None: without noise."""

@@ -95,14 +95,34 @@ class Vae(ImageModel):
     def log_density(self, params: PyTree, x: Float[Array, "h w c"], key: Key[Array, ""]) -> Float[Array, ""]:
         """s(x; theta) in nats; the key is not used. Costs one pass of the encoder and max(1, noises) of the decoder."""
         del key
-        dtype, config = jax.tree.leaves(params)[0].dtype, self.config
-        x = x[None].astype(dtype)
+        config = self.config
         if not config.noises:
-            return self.network.bound(params, x, None)[0].elbo[0]
-        noises = jnp.asarray(fixed_noise((config.noises, 1, self.network.latents)), dtype)
+            return self.log_density_given(params, x, None)
+        noise = jnp.asarray(fixed_noise((config.noises, *self.noise_shape)))
+        if not config.importance:
+            return self.log_density_given(params, x, noise)
+        return nn.logsumexp(self._log_weights(params, x, noise)) - math.log(config.noises)
+
+    @property
+    def noise_shape(self) -> tuple[int, ...]:
+        """The latents' (`nfk.models.protocol.NoisyPotential`)."""
+        return (self.network.latents,)
+
+    def log_density_given(
+        self, params: PyTree, x: Float[Array, "h w c"], noise: Float[Array, "draws z"] | None
+    ) -> Float[Array, ""]:
+        """The mean of log w over these noises; None: the ELBO at the posterior mean."""
+        if noise is None:
+            return self.network.bound(params, x[None].astype(jax.tree.leaves(params)[0].dtype), None)[0].elbo[0]
+        return self._log_weights(params, x, noise).mean()
+
+    def _log_weights(
+        self, params: PyTree, x: Float[Array, "h w c"], noise: Float[Array, "draws z"]
+    ) -> Float[Array, " draws"]:
+        dtype = jax.tree.leaves(params)[0].dtype
+        x = x[None].astype(dtype)
         # the encoder, which sees no noise, is not repeated
-        log_weights = jax.vmap(lambda noise: self.network.bound(params, x, noise)[0].log_weight[0])(noises)
-        return nn.logsumexp(log_weights) - math.log(config.noises) if config.importance else log_weights.mean()
+        return jax.vmap(lambda each: self.network.bound(params, x, each[None])[0].log_weight[0])(noise.astype(dtype))
 
     def activations(self, x: Float[Array, "b h w c"]) -> Hidden:
         """Every hidden layer's output, encoder to decoder; the decoder's at the posterior mean."""

@@ -8,7 +8,8 @@ import jax
 import numpy as np
 
 from nfk import store
-from nfk.evaluation.features import Features, concatenate, from_gram, pca, pool, truncate
+from nfk.evaluation.activations import hidden_layers
+from nfk.evaluation.features import Features, concatenate, from_gram, pca, truncate
 from nfk.fisher.kernel import kernel_matrices
 from nfk.fisher.statistics import FisherStatistics
 from nfk.fisher.vectors import FisherVectors
@@ -16,8 +17,6 @@ from nfk.linalg.rows import Progress
 from nfk.params import Params
 from nfk.stages.images import SPLITS, Images, unit
 from nfk.stages.network import Network
-
-_ACTIVATION_BLOCK = 256
 
 
 def embeddings(params: Params, stored: store.Store) -> Iterator[Features]:
@@ -46,13 +45,8 @@ def activations(params: Params, network: Network, images: Images, rank: int) -> 
     layers: dict[str, list[np.ndarray]] = {}
     for split in SPLITS:
         examples = images.examples(split, params.labelled if split == "train" else None)
-        parts: dict[str, list[np.ndarray]] = {}
-        for start in range(0, examples.shape[0], _ACTIVATION_BLOCK):
-            for name, values in batch(examples[start : start + _ACTIVATION_BLOCK]).items():
-                flat = np.asarray(values)
-                parts.setdefault(name, []).append(pool(flat) if flat.ndim == 4 else flat.reshape(len(flat), -1))
-        for name, blocks in parts.items():
-            layers.setdefault(name, []).append(np.concatenate(blocks))
+        for name, rows in hidden_layers(batch, examples).items():
+            layers.setdefault(name, []).append(rows)
     each = [Features(f"activations-{name}", *splits) for name, splits in layers.items()]
     if not each:
         return

@@ -164,3 +164,14 @@ def test_levels_out_of_order_are_refused():
 def test_the_default_network_has_the_size_its_section_states():
     params = jax.eval_shape(lambda k: initial(EdmParams(), (28, 28, 1), 10, k).params, key(0))
     assert sum(leaf.size for leaf in jax.tree.leaves(params)) == pytest.approx(91_000, rel=0.01)
+
+
+def test_the_potential_of_given_noises_is_the_mean_of_each_alone(trained):
+    model, x = trained("edm").model, jnp.asarray(examples("edm")[0])
+    noise = jax.random.normal(key(3), (2, *model.noise_shape))
+    each = [float(model.log_density_given(model.params, x, noise[[draw]])) for draw in range(2)]
+    assert each[0] != each[1]
+    assert model.log_density_given(model.params, x, noise) == pytest.approx(np.mean(each), rel=1e-5)
+    without = model.log_density_given(model.params, x, None)
+    assert without == model.log_density_given(model.params, x, jnp.zeros((1, *model.noise_shape)))
+    assert without > max(each)  # what has no noise is denoised with the least error

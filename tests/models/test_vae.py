@@ -111,3 +111,17 @@ def test_noises_out_of_range_are_refused(values, message):
     with pytest.raises(ParamsError) as refused:
         parse({"families": {"v": {"model": "conv_vae", **values}}})
     assert message in str(refused.value) and "\n" not in str(refused.value)
+
+
+@every_vae
+def test_the_potential_of_given_noises_is_the_mean_of_each_alone(vae, x64, name):
+    """And of none it is the potential without noise, of the fixed ones the potential with as many."""
+    model = vae(name).model
+    params, x = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (model.params, examples(name)[0]))
+    noise = jax.random.normal(key(3), (3, *model.noise_shape))
+    each = [float(model.log_density_given(params, x, noise[[draw]])) for draw in range(3)]
+    assert len(set(each)) == 3
+    assert model.log_density_given(params, x, noise) == pytest.approx(np.mean(each), rel=1e-10)
+    assert model.log_density_given(params, x, None) == with_noises(model, 0).log_density(params, x, key(0))
+    fixed = jnp.asarray(fixed_noise((2, *model.noise_shape)))
+    assert model.log_density_given(params, x, fixed) == with_noises(model, 2).log_density(params, x, key(0))

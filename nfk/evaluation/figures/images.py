@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import numpy as np
@@ -30,6 +30,19 @@ def samples(images: Float[np.ndarray, "n h w c"], columns: int = 10, title: str 
         axes.set_visible(False)
     if title:
         figure.suptitle(title, x=0.01, ha="left", fontsize=10.5, fontweight="bold")
+    return figure
+
+
+@styled
+def labelled_rows(rows: Mapping[str, Float[np.ndarray, "n h w c"]]) -> Figure:
+    """A row of images in [0, 1] under each name, as many in each."""
+    columns = len(next(iter(rows.values())))
+    figure = new_figure(CELL * columns + 1.7, CELL * len(rows) + 0.1)
+    cells = figure.subplots(len(rows), columns, squeeze=False)
+    for line, (name, images) in zip(cells, rows.items(), strict=True):
+        for axes, image in zip(line, images, strict=True):
+            _show(axes, np.clip(image, 0, 1))
+        line[0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=6)
     return figure
 
 

@@ -17,8 +17,8 @@ from nfk.studies.few_label_methods.method import Batch, Kept, Loss, Method, Mome
 
 
 def mixed(
-    first: Float[Array, "b *shape"], second: Float[Array, "b *shape"], share: Float[Array, "b"]
-) -> Float[Array, "b *shape"]:
+    first: Float[Array, " b *shape"], second: Float[Array, " b *shape"], share: Float[Array, " b"]
+) -> Float[Array, " b *shape"]:
     """share * first + (1 - share) * second, a share for each row."""
     share = share.reshape(-1, *(1,) * (first.ndim - 1))
     return share * first + (1 - share) * second
