@@ -244,9 +244,9 @@ def _explain(fault: Any, content: dict[str, Any]) -> str:
         allowed = _allowed_keys(location[:-1], content)
         return f"{key}: unknown key{did_you_mean(str(location[-1]), allowed)}; allowed: {', '.join(sorted(allowed))}"
     if fault["type"].startswith("union_tag_") and location[-1] in NETWORKS:
-        found, allowed = fault["input"].get("model"), NETWORKS[location[-1]]
-        guess = did_you_mean(found, allowed) if isinstance(found, str) else ""
-        return f"{key}.model={found!r}: no classifier that learns here{guess}; allowed: {', '.join(allowed)}"
+        found, kinds = fault["input"].get("model"), NETWORKS[location[-1]]
+        guess = did_you_mean(found, kinds) if isinstance(found, str) else ""
+        return f"{key}.model={found!r}: no classifier that learns here{guess}; allowed: {', '.join(kinds)}"
     if fault["type"].startswith("union_tag_") and location[0] == "studies":
         found = fault["input"].get("study")
         guess = did_you_mean(found, STUDIES) if isinstance(found, str) else ""

@@ -16,7 +16,7 @@ batches keep their sizes: dear, few queries, and with the noise of training.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -144,7 +144,7 @@ def _network(material: Material, labels: Labels, rng: np.random.Generator) -> Wi
         raise ValueError("retrained: the family's network tells no logits; name a classifier, or set retrained to 0")
     pixels = images.pixels("train", material.labelled)
     held_out = images.pixels("validation"), labels.validation
-    start = initial(model.config, images.shape, len(images.class_names), material.key("start"))
+    start = initial(cast(Any, model).config, images.shape, len(images.class_names), material.key("start"))
 
     def logits(rows: Int[np.ndarray, " n"], query: int) -> Float[np.ndarray, " classes"]:
         trained = start.train(pixels[rows], labels.train[rows], held_out, material.key("order")).model

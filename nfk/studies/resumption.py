@@ -56,4 +56,5 @@ def restored(checkpoint: Checkpoint, name: str, start: PyTree) -> tuple[int, Any
     if kept is None:
         return 0, start
     leaves, structure = jax.tree.flatten(start)
-    return int(kept["steps"][0]), structure.unflatten([jnp.asarray(kept[str(index)]) for index in range(len(leaves))])
+    arrays = [jnp.asarray(kept[str(index)]) for index in range(len(leaves))]
+    return int(kept["steps"][0]), jax.tree.unflatten(structure, arrays)

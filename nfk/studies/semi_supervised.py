@@ -14,12 +14,12 @@ read once for each draw, by what was chosen.
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Array, Int, Key
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
@@ -90,7 +90,7 @@ def run(material: Material, params: SemiSupervisedParams, report: Report) -> Fin
         found[features.name.partition("-")[0]] = {
             "title": called(features.name), "dimension": features.dimension,
             **{str(count): _recorded(result) for count, result in probed.items()}}
-    network = _network(material, params)
+    network = _classifier(material, params, material.key("methods"))
     chosen_of = methods(params, material.images.shape)
     trainer = Trainer(material, params, network, labels, chosen_of, report)
     for method in chosen_of:
@@ -174,7 +174,7 @@ class Trainer:
         setting = "-".join(f"{name}-{value:g}" for name, value in settings.items())
         key = jax.random.fold_in(material.key("methods"), draw)
         weights_key, steps_key = jax.random.split(key)
-        start = initial(self._params.network, material.images.shape, len(material.images.class_names), weights_key)
+        start = _classifier(material, self._params, weights_key)
         training = Training(method, Network(start.network), start.recipe, start.classes, self.steps,
                             max(2, self._params.mixmatch_augmentations))
         what = f"{method.title}, {count} labels, draw {draw + 1}"
@@ -195,8 +195,9 @@ class Trainer:
         return replace(self._network, variables=variables).accuracy(images, getattr(self._labels, split))
 
 
-def _network(material: Material, params: SemiSupervisedParams) -> Classifier:
-    return initial(params.network, material.images.shape, len(material.images.class_names), material.key("methods"))
+def _classifier(material: Material, params: SemiSupervisedParams, key: Key[Array, ""]) -> Classifier:
+    images = material.images
+    return cast(Classifier, initial(params.network, images.shape, len(images.class_names), key))
 
 
 def _recorded(result: FewLabels) -> dict[str, Any]:
