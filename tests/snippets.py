@@ -45,6 +45,8 @@ def faults(line: str, root: Path) -> str | None:
         return None if set(arguments) <= targets else f"no such target: {line}"
     if program == "python" and arguments[:1] == ["-m"]:
         return _module(arguments[1], arguments[2:])
+    if program == "curl":
+        return _served(line, root)
     if (script := root / program).is_file():
         unknown = [word for word in arguments if word not in script.read_text()]
         return f"{program} knows no {unknown[0]}" if unknown else None
@@ -76,3 +78,10 @@ def _module(name: str, arguments: list[str]) -> str | None:
         if f'"{option}"' not in source and not re.search(rf"\b{option[2:].replace('-', '_')}\w*: Annotated", source):
             return f"{name} has no {option}"
     return None
+
+
+def _served(line: str, root: Path) -> str | None:
+    """What is wrong with the address of a request to `nfk serve`."""
+    code = "".join(file.read_text() for file in (root / "nfk/service").glob("*.py"))
+    path = re.search(r"http://127\.0\.0\.1:\d+(/[a-z]+)", line)
+    return None if path and f'"{path[1]}"' in code else f"nfk serve has no such address: {line}"

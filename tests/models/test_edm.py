@@ -169,7 +169,7 @@ def test_the_default_network_has_the_size_its_section_states():
 def test_the_potential_of_given_noises_is_the_mean_of_each_alone(trained):
     model, x = trained("edm").model, jnp.asarray(examples("edm")[0])
     noise = jax.random.normal(key(3), (2, *model.noise_shape))
-    each = [float(model.log_density_given(model.params, x, noise[[draw]])) for draw in range(2)]
+    each = [float(model.log_density_given(model.params, x, noise[draw : draw + 1])) for draw in range(2)]
     assert each[0] != each[1]
     assert model.log_density_given(model.params, x, noise) == pytest.approx(np.mean(each), rel=1e-5)
     without = model.log_density_given(model.params, x, None)

@@ -69,7 +69,7 @@ def test_samples_of_a_network_trained_on_two_images_are_these_as_often():
     first[1:3, 1:3] = 200
     images = np.stack([first] * 48 + [255 - first] * 16)
     labels = np.zeros(64, np.int32)
-    config = PixelCnnParams(filters=12, blocks=1, mixtures=2, batch=32, epochs=600, learning_rate=1e-2, ema=0.9)
+    config = PixelCnnParams(filters=12, blocks=1, mixtures=2, batch=32, epochs=1000, learning_rate=1e-2, ema=0.9)
     start = PixelCnn.initial(config, (4, 4, 1), 1, key(0))
     model = start.train(images, labels, (images, labels), key(1)).model
     samples = model.sample(key(2), 1024) * 255

@@ -119,7 +119,7 @@ def test_the_potential_of_given_noises_is_the_mean_of_each_alone(vae, x64, name)
     model = vae(name).model
     params, x = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), (model.params, examples(name)[0]))
     noise = jax.random.normal(key(3), (3, *model.noise_shape))
-    each = [float(model.log_density_given(params, x, noise[[draw]])) for draw in range(3)]
+    each = [float(model.log_density_given(params, x, noise[draw : draw + 1])) for draw in range(3)]
     assert len(set(each)) == 3
     assert model.log_density_given(params, x, noise) == pytest.approx(np.mean(each), rel=1e-10)
     assert model.log_density_given(params, x, None) == with_noises(model, 0).log_density(params, x, key(0))

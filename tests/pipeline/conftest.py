@@ -22,6 +22,7 @@ statistics: {model_samples: 64, block: 32}
 svd: {rank: 12, oversampling: 4, passes: 5, strategy: stream, block: 32, accept_unconverged: true}
 embed: {scaling: none}
 evaluate: {ranks: [4, 12], labels: [20, 60], draws: 2, strengths: [0.1, 1.0], neighbours: [1, 5], spectrum_examples: 40}
+studies: {}
 report: {title: A small case}
 """
 # one family, and the shortest evaluation: for what is done around the stages

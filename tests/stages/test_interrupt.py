@@ -14,7 +14,7 @@ import pytest
 from nfk.stages import svd
 
 FAMILIES = {"mlp": {"model": "mlp", "hidden": 6, "epochs": 1, "batch": 8}}
-LONG = {"rank": 4, "strategy": "stream", "passes": 10, "block": 4, "tolerance": 1e-9, "accept_unconverged": True}
+LONG = {"rank": 4, "strategy": "stream", "passes": 10, "block": 1, "tolerance": 1e-9, "accept_unconverged": True}
 
 
 @pytest.mark.slow

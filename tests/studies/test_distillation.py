@@ -73,7 +73,7 @@ def embedding(teacher, images):
 @pytest.fixture(scope="module")
 def material(teacher, images, embedding):
     return Material(images=images, model=teacher, scores=None, statistics=None, damping=0.0, modes=None,
-                    embeddings={"train": embedding}, labelled=64, block=16, seed=0, representations=None,
+                    embeddings={"train": embedding}, labelled=64, block=16, evaluate=None, seed=0, representations=None,
                     checkpoint=Forgetful())
 
 

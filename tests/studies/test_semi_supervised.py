@@ -69,8 +69,10 @@ def test_more_labels_than_there_are_is_refused(material):
 
 @pytest.mark.parametrize("network, message", [
     ({"model": "lenet5", "epoch": 3}, r"studies\.few\.network\.epoch: unknown key, did you mean 'epochs'\?"),
-    ({"model": "dcgan"}, r"studies\.few\.network\.model='dcgan': unknown model; allowed: lenet5, wide_resnet$"),
-    ({"epochs": 3}, r"studies\.few\.network\.model: missing; allowed: lenet5, wide_resnet$"),
+    ({"model": "dcgan"},
+     r"studies\.few\.network\.model='dcgan': no classifier that learns here; allowed: lenet5, wide_resnet$"),
+    ({"epochs": 3},
+     r"studies\.few\.network\.model=None: no classifier that learns here; allowed: lenet5, wide_resnet$"),
     ({"model": "lenet5", "epochs": 0}, r"studies\.few\.network\.epochs=0: must be greater than or equal to 1"),
     ({"model": "lenet5", "torch": {"path": "a.safetensors", "sha256": "0" * 64}},
      r"studies\.few\.network: .*torch has weights trained elsewhere"),
