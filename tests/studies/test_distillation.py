@@ -192,10 +192,15 @@ def test_a_weight_that_diverges_is_said_and_never_chosen(material):
     assert hopeless.table.rows[-1] == ("KD", "diverged", "–", "–", "alpha 0.5, temperature 1e-39")
 
 
+def without_logits():
+    return SimpleNamespace(params={}, log_density=lambda params, x, key: x.sum(), sample=lambda key, count: None,
+                           activations=lambda x: {"conv_0": x})
+
+
 def test_a_network_without_classes_is_refused(material):
     asked = DistillationParams(family="gan", student=STUDENT, examples=64, components=4)
     with pytest.raises(TrainingError, match="family gan has no layer called logits: distillation wants a classifier"):
-        distillation.run(material._replace(model=SimpleNamespace(activations=lambda x: {"conv_0": x})), asked, silent)
+        distillation.run(material._replace(model=without_logits()), asked, silent)
 
 
 def test_a_teacher_without_maps_teaches_by_its_classes_and_embedding_alone(material, embedding):
