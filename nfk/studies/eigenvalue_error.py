@@ -166,11 +166,11 @@ def _figure(found: dict[str, Any], variance: Float[np.ndarray, " k"]) -> Figure:
         upper.loglog(modes, np.maximum(result["relative"], 1e-16), color=_COLOURS[name], linewidth=1.2,
                      label=_TITLES[name])
     upper.axhline(np.finfo(np.float32).eps, color=GREY, linewidth=0.9, linestyle=":")
-    upper.annotate("float32's rounding", xy=(1, np.finfo(np.float32).eps), xytext=(4, 3), textcoords="offset points",
-                   color=GREY, fontsize=8.5)
+    upper.annotate("float32", xy=(1, np.finfo(np.float32).eps), xycoords=("axes fraction", "data"), xytext=(3, 0),
+                   textcoords="offset points", va="center", color=GREY, fontsize=8.5, annotation_clip=False)
     upper.set_ylabel("Relative error")
     upper.set_title("Eigenvalues against a float64 Gram matrix")
-    upper.legend(loc="upper left")
+    figure.legend(loc="outside lower center", ncols=2)
     lower.semilogx(modes, 100 * variance, color=GREY)
     lower.set_ylim(0, 102)
     lower.set_ylabel("Explained, %")
