@@ -180,7 +180,7 @@ def _save(checkpoint: Checkpoint, epochs: int, state: State, history: dict[str, 
     checkpoint.save("epochs", {
         "epochs": np.array([epochs]),
         **{f"history/{name}": np.array(values) for name, values in history.items()},
-        **{f"state/{index}": np.asarray(leaf) for index, leaf in enumerate(jax.tree.leaves(state))}})
+        **kept_leaves(state)})
 
 
 def _resumed(checkpoint: Checkpoint, start: State) -> tuple[int, State, dict[str, list[float]]]:
@@ -188,11 +188,21 @@ def _resumed(checkpoint: Checkpoint, start: State) -> tuple[int, State, dict[str
     kept = checkpoint.load("epochs")
     if kept is None:
         return 0, start, {}
-    leaves, structure = jax.tree.flatten(start)
-    state = jax.tree.unflatten(structure, [jnp.asarray(kept[f"state/{index}"]) for index in range(len(leaves))])
+    state = with_leaves(start, kept)
     history = {name.removeprefix("history/"): values.tolist() for name, values in kept.items()
                if name.startswith("history/")}
     return int(kept["epochs"][0]), state, history
+
+
+def kept_leaves(state: State) -> dict[str, np.ndarray]:
+    """The arrays of a state, named as a checkpoint keeps them."""
+    return {f"state/{index}": np.asarray(leaf) for index, leaf in enumerate(jax.tree.leaves(state))}
+
+
+def with_leaves(like: State, kept: Mapping[str, np.ndarray]) -> State:
+    """A state in the structure of `like`, of what `kept_leaves` made."""
+    leaves, structure = jax.tree.flatten(like)
+    return jax.tree.unflatten(structure, [jnp.asarray(kept[f"state/{index}"]) for index in range(len(leaves))])
 
 
 def _by_name(met: list[Terms]) -> Iterator[tuple[str, Float[np.ndarray, " steps"]]]:

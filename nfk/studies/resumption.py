@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
 from nfk.checkpoint import Checkpoint
+from nfk.training import kept_leaves, with_leaves
 
 
 @dataclass(frozen=True)
@@ -46,15 +45,10 @@ def once(checkpoint: Checkpoint, name: str, like: PyTree, make: Callable[[Checkp
 
 def saved(checkpoint: Checkpoint, name: str, steps: int, state: PyTree) -> None:
     """Keep a state and how many steps led to it."""
-    leaves = {str(index): np.asarray(leaf) for index, leaf in enumerate(jax.tree.leaves(state))}
-    checkpoint.save(name, {"steps": np.array([steps]), **leaves})
+    checkpoint.save(name, {"steps": np.array([steps]), **kept_leaves(state)})
 
 
 def restored(checkpoint: Checkpoint, name: str, start: PyTree) -> tuple[int, Any]:
     """The steps done and the state `saved` under that name; 0 and `start` where there is none."""
     kept = checkpoint.load(name)
-    if kept is None:
-        return 0, start
-    leaves, structure = jax.tree.flatten(start)
-    arrays = [jnp.asarray(kept[str(index)]) for index in range(len(leaves))]
-    return int(kept["steps"][0]), jax.tree.unflatten(structure, arrays)
+    return (0, start) if kept is None else (int(kept["steps"][0]), with_leaves(start, kept))
