@@ -182,11 +182,11 @@ class Classifier(ImageModel):
             return Trained(taken, {}, metrics, appraise(metrics, validation[1]))
         descent = _Descent(self.network, self.recipe, config.epochs * (len(images) // config.batch))
 
-        def validate(state: _State) -> dict[str, float]:
+        def validate(state: Fitted) -> dict[str, float]:
             return {"validation_accuracy": replace(self, variables=state.variables).accuracy(*validation)}
 
         state, history = run_epochs(
-            descent.step, _State(self.variables, descent.optimiser.init(self.params)), images, labels,
+            descent.step, Fitted(self.variables, descent.optimiser.init(self.params)), images, labels,
             batch=config.batch, epochs=config.epochs, key=key, progress=progress,
             checkpoint=checkpoint, validate=validate)
         metrics = {name: values[-1] for name, values in history.items()}
@@ -236,9 +236,28 @@ class Mlp(Classifier):
         return TorchLayout({f"dense_{i}": f"fc{i + 1}" for i in range(3)}, flattened={"dense_0": self.image_shape[2]})
 
 
-class _State(NamedTuple):
+class Fitted(NamedTuple):
+    """A network in training."""
+
     variables: Variables
     moments: optax.OptState
+
+
+def cross_entropy_step(
+    network: nn.Module, optimiser: optax.GradientTransformation, state: Fitted, images: Float[Array, "b h w c"],
+    labels: Int32[Array, " b"],
+) -> tuple[Fitted, Terms]:
+    """One step down the mean cross-entropy of a network (images in [0, 1], train) -> (logits, anything)."""
+    def loss(params: PyTree) -> tuple[Array, tuple[Variables, Terms]]:
+        (logits, _), updated = network.apply(
+            {**state.variables, "params": params}, images, train=True, mutable=["batch_stats"])
+        value = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+        return value, (updated, {"loss": value, "accuracy": (logits.argmax(axis=1) == labels).mean()})
+
+    params = state.variables["params"]
+    gradient, (updated, terms) = jax.grad(loss, has_aux=True)(params)
+    params, moments = descend(optimiser, gradient, params, state.moments)
+    return Fitted({"params": params, **updated}, moments), terms
 
 
 @dataclass(frozen=True)
@@ -255,20 +274,10 @@ class _Descent:
 
     @partial(jax.jit, static_argnums=0)
     def step(
-        self, state: _State, images: UInt8[Array, "b h w c"], labels: Int32[Array, " b"], key: Key[Array, ""]
-    ) -> tuple[_State, Terms]:
+        self, state: Fitted, images: UInt8[Array, "b h w c"], labels: Int32[Array, " b"], key: Key[Array, ""]
+    ) -> tuple[Fitted, Terms]:
         seen = unit_range(self.recipe.augment(images, key))
-
-        def loss(params: PyTree) -> tuple[Array, tuple[Variables, Terms]]:
-            (logits, _), updated = self.network.apply(
-                {**state.variables, "params": params}, seen, train=True, mutable=["batch_stats"])
-            value = optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
-            return value, (updated, {"loss": value, "accuracy": (logits.argmax(axis=1) == labels).mean()})
-
-        params = state.variables["params"]
-        gradient, (updated, terms) = jax.grad(loss, has_aux=True)(params)
-        params, moments = descend(self.optimiser, gradient, params, state.moments)
-        return _State({"params": params, **updated}, moments), terms
+        return cross_entropy_step(self.network, self.optimiser, state, seen, labels)
 
 
 def _statistics(variables: Variables) -> Variables:

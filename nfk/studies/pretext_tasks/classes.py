@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Int32, Key, UInt8
 
-from nfk.models.classifier import shift
+from nfk.models.classifier import Fitted, cross_entropy_step, shift
 from nfk.studies.pretext_tasks.body import Headed, Variables
-from nfk.training import Terms, descend, unit_range
+from nfk.training import Terms, unit_range
 
 ROTATIONS = 4
 
@@ -22,13 +22,6 @@ def rotations(images: UInt8[Array, "b h h c"]) -> tuple[UInt8[Array, "4*b h h c"
     """Every image turned by 0, 90, 180 and 270 degrees counter-clockwise, and by how many right angles: the label."""
     turned = [jnp.rot90(images, quarter, axes=(1, 2)) for quarter in range(ROTATIONS)]
     return jnp.concatenate(turned), jnp.repeat(jnp.arange(ROTATIONS, dtype=jnp.int32), len(images))
-
-
-class Fitted(NamedTuple):
-    """A network in training."""
-
-    variables: Variables
-    moments: optax.OptState
 
 
 @dataclass(frozen=True)
@@ -56,17 +49,7 @@ class Labelled:
     def step(self, state: Fitted, images: UInt8[Any, "b h w c"], labels: Int32[Any, " b"], key: Key[Array, ""]
              ) -> tuple[Fitted, Terms]:
         seen, answers = self.examples(jnp.asarray(images), jnp.asarray(labels), key)
-
-        def loss(params: Any) -> tuple[Array, tuple[Variables, Terms]]:
-            (logits, _), updated = self.network.apply(
-                {**state.variables, "params": params}, unit_range(seen), train=True, mutable=["batch_stats"])
-            value = optax.softmax_cross_entropy_with_integer_labels(logits, answers).mean()
-            return value, (updated, {"loss": value, "accuracy": (logits.argmax(axis=1) == answers).mean()})
-
-        params = state.variables["params"]
-        gradient, (updated, terms) = jax.grad(loss, has_aux=True)(params)
-        params, moments = descend(self.optimiser, gradient, params, state.moments)
-        return Fitted({"params": params, **updated}, moments), terms
+        return cross_entropy_step(self.network, self.optimiser, state, unit_range(seen), answers)
 
 
 @dataclass(frozen=True)
