@@ -14,12 +14,12 @@ _BLOCK = 256
 
 
 def hidden_layers(
-    batch: Callable[[Float[np.ndarray, "b h w c"]], dict[str, Array]], examples: Any
+    batch: Callable[[Any], dict[str, Array]], examples: Any
 ) -> dict[str, Float[np.ndarray, "n _"]]:
     """Every hidden layer of each example, convolutions pooled (`pool`), by name. Cost: one pass of the network.
 
-    batch: a model's `activations`, jitted; no layers where the network tells none. examples: images in [0, 1] that can
-    be cut by rows.
+    batch: a model's `activations`, jitted, or what else takes a block of examples and gives layers by name; none where
+    the network tells none. examples: images that can be cut by rows, in the range that `batch` takes.
     """
     parts: dict[str, list[np.ndarray]] = {}
     for start in range(0, examples.shape[0], _BLOCK):

@@ -19,7 +19,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
-from matplotlib.figure import Figure
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.decomposition import PCA
 from sklearn.neighbors import NearestNeighbors
@@ -31,7 +30,7 @@ from nfk.data.read import open_source
 from nfk.data.subset import of_classes
 from nfk.evaluation.activations import hidden_layers
 from nfk.evaluation.auroc import auroc
-from nfk.evaluation.figures.style import BLUE, GREY, new_figure, styled
+from nfk.evaluation.figures.bars import ranked_bars
 from nfk.evaluation.knn import METRICS
 from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.rows import RowBlocks, block_bounds, block_count
@@ -68,7 +67,11 @@ def run(material: Material, params: OutliersParams, report: Report) -> Findings:
     return Findings(
         f"AUROC {found[order[0]]['value']:.3f} by {order[0]}, first of {len(order)}; {counts[0]:,} test images against "
         f"{counts[1]:,}: {outliers.source}", numbers, Table(("score", "AUROC"), rows),
-        {"auroc": _figure(found, order, outliers.source)})
+        {"auroc": ranked_bars(
+            {name: (one["value"], one["standard_error"]) for name, one in found.items()},
+            ours=[name for name in order if name.startswith(("nfk", "potential"))],
+            label="Area under the ROC curve (0.5: tells nothing)", limits=(0.0, 1.0),
+            title="\n".join(["Telling outliers from test images", *textwrap.wrap(outliers.source, 60)]))})
 
 
 def read(params: OutliersParams, shape: tuple[int, int, int]) -> Outliers:
@@ -186,19 +189,3 @@ def _principal(name: str, rows: Rows, rank: int, seed: int) -> Iterator[tuple[st
                        - np.sum(part**2, axis=1, dtype=np.float64), 0) for each, part in zip(rows, inside, strict=True)]
     yield f"{name} residual", left[1], left[2]
     yield from _mahalanobis(name, inside)
-
-
-@styled
-def _figure(found: dict[str, Any], order: list[str], source: str) -> Figure:
-    figure = new_figure(6.8, 0.9 + 0.24 * len(order))
-    axes = figure.subplots()
-    axes.barh(order, [found[name]["value"] for name in order], height=0.7,
-              xerr=[found[name]["standard_error"] for name in order],
-              color=[BLUE if name.startswith(("nfk", "potential")) else GREY for name in order])
-    axes.axvline(0.5, color=GREY, linewidth=0.9, linestyle=":")
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("Area under the ROC curve (0.5: tells nothing)")
-    axes.set_title("\n".join(["Telling outliers from test images", *textwrap.wrap(source, 60)]))
-    axes.grid(axis="y", visible=False)
-    return figure

@@ -19,7 +19,8 @@ from matplotlib.figure import Figure
 from nfk.checkpoint import Checkpoint
 from nfk.evaluation.accuracy import accuracy
 from nfk.evaluation.features import Features, Labels, concatenate, standardise
-from nfk.evaluation.figures.style import BLUE, GREY, new_figure, styled
+from nfk.evaluation.figures.bars import ranked_bars
+from nfk.evaluation.figures.images import labelled_rows
 from nfk.evaluation.linear_probe import logistic_probe
 from nfk.models.adversarial import Adversaries
 from nfk.studies.pretext_tasks.bigan import BiGan, JointDiscriminator, Players
@@ -52,8 +53,8 @@ def run(material: Material, params: PretextParams, report: Report) -> Findings:
         each = work.layers(bigan.encoder, players.encoder.variables)
         found["bigan"] = work.probed("bigan", each)
         found["bigan-encoder"] = work.probed("bigan-encoder", {"head": each["head"]})
-        figures["bigan"] = _reconstructions(work.pixels["validation"][:_SHOWN] / np.float32(255),
-                                            work.reconstructed(bigan, players, _SHOWN))
+        figures["bigan"] = labelled_rows({"image": work.pixels["validation"][:_SHOWN] / np.float32(255),
+                                          "G(E(image))": work.reconstructed(bigan, players, _SHOWN)})
     if "supervised" in params.methods:
         found["supervised"] = work.classified(*work.supervised())
     order = sorted(found, key=lambda name: -found[name]["accuracy"])
@@ -62,7 +63,11 @@ def run(material: Material, params: PretextParams, report: Report) -> Findings:
         f"{found[order[0]]['accuracy']:.1%} by {_TITLES[order[0]]}, first of {len(order)}",
         {"features": found, "parameters": work.parameters},
         Table(("the discriminator's layers", "numbers", "test, %"), rows),
-        {"accuracies": _figure(found, order), **figures})
+        {"accuracies": ranked_bars(
+            {_TITLES[name]: (100 * one["accuracy"], 100 * one["standard_error"]) for name, one in found.items()},
+            ours=[title for name, title in _TITLES.items() if name != "untrained"], label="Test accuracy, %",
+            title="The discriminator's layers, trained by other means",
+            limits=(max(0.0, 100 * found[order[-1]]["accuracy"] - 8), 100.0)), **figures})
 
 
 class _Work:
@@ -177,34 +182,3 @@ class _Work:
 
 def _percent(found: dict[str, Any]) -> str:
     return f"{100 * found['accuracy']:.1f} ± {100 * found['standard_error']:.1f}"
-
-
-@styled
-def _figure(found: dict[str, Any], order: list[str]) -> Figure:
-    figure = new_figure(6.8, 1.0 + 0.32 * len(order))
-    axes = figure.subplots()
-    values = [100 * found[name]["accuracy"] for name in order]
-    axes.barh([_TITLES[name] for name in order], values,
-              xerr=[100 * found[name]["standard_error"] for name in order],
-              color=[GREY if name == "untrained" else BLUE for name in order], height=0.7)
-    axes.invert_yaxis()
-    axes.set_xlim(max(0, min(values) - 8), 100)
-    axes.set_xlabel("Test accuracy, %")
-    axes.set_title("The discriminator's layers, trained by other means")
-    axes.grid(axis="y", visible=False)
-    return figure
-
-
-@styled
-def _reconstructions(images: Float[np.ndarray, "n h w c"], again: Float[np.ndarray, "n h w c"]) -> Figure:
-    figure = new_figure(0.62 * len(images) + 1.0, 1.7)
-    grid = figure.subplots(2, len(images), squeeze=False)
-    for row, (title, shown) in enumerate((("image", images), ("G(E(image))", again))):
-        for axes, image in zip(grid[row], shown, strict=True):
-            axes.imshow(image.squeeze(-1) if image.shape[-1] == 1 else image, cmap="gray", vmin=0, vmax=1)
-            axes.set_xticks([])
-            axes.set_yticks([])
-            axes.spines[:].set_visible(False)
-            axes.grid(visible=False)
-        grid[row][0].set_ylabel(title, rotation=0, ha="right", va="center")
-    return figure

@@ -12,12 +12,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer
-from matplotlib.figure import Figure
 from sklearn.metrics import pairwise_distances_chunked
 from threadpoolctl import threadpool_limits
 
 from nfk.evaluation.features import Features, Labels
-from nfk.evaluation.figures.style import BLUE, GREY, new_figure, styled
+from nfk.evaluation.figures.bars import ranked_bars
 from nfk.evaluation.knn import METRICS, Metric
 from nfk.studies.study import Findings, Material, Report, Table
 from nfk.study_params import RetrievalParams
@@ -53,7 +52,9 @@ def run(material: Material, params: RetrievalParams, report: Report) -> Findings
         f"MAP {found[order[0]]['map']:.1%} by {order[0]}, first of {len(order)}", {"representations": found},
         Table(("representation", "numbers", "metric", "MAP, %", *(f"precision@{count}, %" for count in params.counts)),
               rows),
-        {"map": _figure(found, order)})
+        {"map": ranked_bars({name: (100 * one["map"], 100 * one["standard_error"]) for name, one in found.items()},
+                            ours=[name for name in order if name.startswith("nfk")],
+                            label="Mean average precision, %", title="Images of the same class, nearest first")})
 
 
 def best_metric(features: Features, labels: Labels) -> Metric:
@@ -79,17 +80,3 @@ def retrieved(
         hits.sum(axis=1), 1)
     return Retrieved({count: float(hits[:, :count].mean()) for count in counts}, float(each.mean()),
                      float(each.std(ddof=1) / np.sqrt(len(each))))
-
-
-@styled
-def _figure(found: dict[str, Any], order: list[str]) -> Figure:
-    figure = new_figure(6.8, 0.9 + 0.24 * len(order))
-    axes = figure.subplots()
-    values = [100 * found[name]["map"] for name in order]
-    axes.barh(order, values, xerr=[100 * found[name]["standard_error"] for name in order],
-              color=[BLUE if name.startswith("nfk") else GREY for name in order], height=0.7)
-    axes.invert_yaxis()
-    axes.set_xlabel("Mean average precision, %")
-    axes.set_title("Images of the same class, nearest first")
-    axes.grid(axis="y", visible=False)
-    return figure

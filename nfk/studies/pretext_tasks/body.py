@@ -11,13 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
-from nfk.evaluation.features import pool
+from nfk.evaluation.activations import hidden_layers
 from nfk.training import unit_range
 
 Variables = dict[str, Any]
 Hidden = dict[str, Float[Array, "b ..."]]
-
-_CHUNK = 256
 
 
 class Headed(nn.Module):
@@ -49,13 +47,11 @@ def started(network: Headed, image_shape: tuple[int, int, int], key: Key[Array, 
 def outputs(network: Headed, variables: Variables, images: UInt8[np.ndarray, "n h w c"]
             ) -> dict[str, Float[np.ndarray, "n _"]]:
     """The head's outputs, as "head", and every hidden layer by name, pooled and flattened, of each image."""
-    blocks: dict[str, list[np.ndarray]] = {}
-    for start in range(0, len(images), _CHUNK):
-        head, hidden = _applied(network, variables, unit_range(jnp.asarray(images[start : start + _CHUNK])))
-        for name, values in {**hidden, "head": head}.items():
-            flat = np.asarray(values)
-            blocks.setdefault(name, []).append(pool(flat) if flat.ndim == 4 else flat)
-    return {name: np.concatenate(parts) for name, parts in blocks.items()}
+    def batch(block: UInt8[np.ndarray, "b h w c"]) -> Hidden:
+        head, hidden = _applied(network, variables, unit_range(jnp.asarray(block)))
+        return {**hidden, "head": head}
+
+    return hidden_layers(batch, images)
 
 
 @partial(jax.jit, static_argnums=0)
