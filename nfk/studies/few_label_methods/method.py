@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import flax.linen as nn
-import jax
+import optax
 from jaxtyping import Array, Float, Key
 
 Variables = dict[str, Any]
@@ -99,4 +99,4 @@ class Method(ABC):
 
 def cross_entropy(targets: Float[Array, "b classes"], logits: Float[Array, "b classes"]) -> Float[Array, ""]:
     """-E[sum_y t_y log p_y], p the softmax of the logits, t any distribution."""
-    return -(targets * jax.nn.log_softmax(logits)).sum(axis=1).mean()
+    return optax.softmax_cross_entropy(logits, targets).mean()
