@@ -34,6 +34,23 @@ class Products(Protocol):
         """||V||_F^2, of the whole matrix."""
 
 
+class DenseProducts:
+    """Products with a matrix that is in memory, in its precision."""
+
+    def __init__(self, matrix: Float[np.ndarray, "n p"] | Float[Array, "n p"]) -> None:
+        self.shape, self._matrix = (matrix.shape[0], matrix.shape[1]), jnp.asarray(matrix)
+
+    def matmat(self, vectors: Float[Array, "p r"]) -> Float[Array, "n r"]:
+        return jnp.matmul(self._matrix, vectors, precision="highest")
+
+    def rmatmat(self, vectors: Float[Array, "n r"]) -> Float[Array, "p r"]:
+        return jnp.matmul(self._matrix.T, vectors, precision="highest")
+
+    def squared_norm(self) -> float:
+        matrix = np.asarray(self._matrix)
+        return float(np.einsum("np,np->", matrix, matrix, dtype=np.float64))
+
+
 def subspace_iteration(
     products: Products, *, rank: int, key: Key[Array, ""], oversampling: int = 10, power_iterations: int = 10,
     progress: Progress = silent,

@@ -16,10 +16,9 @@ import time
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -29,7 +28,7 @@ from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.blas import threads_for
 from nfk.linalg.krylov import block_krylov
 from nfk.linalg.rows import DenseRows, block_bounds, block_count
-from nfk.linalg.subspace import subspace_iteration
+from nfk.linalg.subspace import DenseProducts, subspace_iteration
 from nfk.studies.study import Findings, Material, Report, Table
 from nfk.study_params import EigenvalueErrorParams, Way
 
@@ -99,7 +98,7 @@ def _found(
     key = material.key("svd")
     if way == "paper":
         single = np.concatenate([np.asarray(vectors.block(index)) for index in range(block_count(vectors))])
-        _, values, _ = subspace_iteration(HeldProducts(single), rank=rank, key=key, progress=report)
+        _, values, _ = subspace_iteration(DenseProducts(single), rank=rank, key=key, progress=report)
         return Squares(values[:rank] ** 2, strategies.PAPER_POWER_ITERATIONS + 1, None)
     if way == "stream64":
         with jax.enable_x64(True):
@@ -109,22 +108,6 @@ def _found(
         factors = strategies.decompose(vectors, way, rank=rank, key=key, oversampling=params.oversampling,
                                        passes=params.passes, memory_bytes=_MEMORY, progress=report)
     return Squares(factors.singular_values**2, factors.passes, factors.errors)
-
-
-class HeldProducts:
-    """Products with a matrix in memory (satisfies `nfk.linalg.subspace.Products`)."""
-
-    def __init__(self, matrix: Float[np.ndarray, "m p"]) -> None:
-        self.shape, self._matrix = (matrix.shape[0], matrix.shape[1]), jnp.asarray(matrix)
-
-    def matmat(self, vectors: Float[Array, "p r"]) -> Float[Array, "m r"]:
-        return jnp.matmul(self._matrix, vectors, precision="highest")
-
-    def rmatmat(self, vectors: Float[Array, "m r"]) -> Float[Array, "p r"]:
-        return jnp.matmul(self._matrix.T, vectors, precision="highest")
-
-    def squared_norm(self) -> float:
-        return float(np.vdot(self._matrix, self._matrix))
 
 
 def _eigenvalues(rows: Float[np.ndarray, "m p"], count: int) -> tuple[Float[np.ndarray, " k"], float]:

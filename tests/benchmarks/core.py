@@ -34,7 +34,7 @@ from nfk.fisher.scores import Scores
 from nfk.fisher.statistics import fisher_statistics
 from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.rows import block_count, image_pass
-from nfk.linalg.subspace import subspace_iteration
+from nfk.linalg.subspace import DenseProducts, subspace_iteration
 from nfk.models import convolution
 from tests.benchmarks import networks
 from tests.benchmarks.environment import environment
@@ -245,19 +245,6 @@ def transform(only: str | None = None) -> None:
 # --- error ---
 
 
-class HeldProducts:
-    """Products with a matrix in memory, for the paper's algorithm run whole: in exact arithmetic those of `jvp`."""
-
-    def __init__(self, matrix: np.ndarray) -> None:
-        self.shape, self._matrix = matrix.shape, jnp.asarray(matrix)
-
-    def matmat(self, vectors: Any) -> Any:
-        return jnp.matmul(self._matrix, vectors, precision="highest")
-
-    def rmatmat(self, vectors: Any) -> Any:
-        return jnp.matmul(self._matrix.T, vectors, precision="highest")
-
-
 FLOOR = 3e-7
 """Errors below are float32's rounding, in which no algorithm is better than another."""
 
@@ -273,7 +260,7 @@ def error(only: str | None = None) -> None:
         truth = scipy.linalg.eigh(rows @ rows.T, eigvals_only=True, subset_by_index=(n - k, n - 1))[::-1]
         del rows
         found: dict[str, Any] = {"examples": n, "images at a kink, passed over": passed}
-        _, values, _ = subspace_iteration(HeldProducts(whole(vectors)), rank=k, key=KEY)
+        _, values, _ = subspace_iteration(DenseProducts(whole(vectors)), rank=k, key=KEY)
         paper = np.abs(values[:k] ** 2 / truth - 1)
         found["paper"] = {"leading_half": float(paper[: k // 2].max()), "all": float(paper.max())}
         for tried in dict.fromkeys([(passes, oversampling), (5, 16), (6, 16)]):

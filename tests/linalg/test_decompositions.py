@@ -16,29 +16,13 @@ from nfk.linalg.gram import gram_matrix, gram_svd
 from nfk.linalg.krylov import Interrupted, block_krylov, sample_rows
 from nfk.linalg.orthonormal import inner, pieces
 from nfk.linalg.rows import DenseRows
-from nfk.linalg.subspace import subspace_iteration, subspace_svd
+from nfk.linalg.subspace import DenseProducts, subspace_iteration, subspace_svd
 from tests.linalg.prescribed import SPECTRA, matrix, true_residuals
 from tests.linalg.test_rows import Memory
 
 N, P, RANK = 300, 500, 16
 EXACT = {"gram": gram_svd, "cogram": cogram_svd}
 METHODS = [*EXACT, "krylov"]
-
-
-class DenseProducts:
-    """A matrix in memory as `nfk.linalg.subspace.Products`."""
-
-    def __init__(self, matrix: np.ndarray) -> None:
-        self.shape, self._matrix = matrix.shape, jnp.asarray(matrix)
-
-    def matmat(self, vectors):
-        return jnp.matmul(self._matrix, vectors, precision="highest")
-
-    def rmatmat(self, vectors):
-        return jnp.matmul(self._matrix.T, vectors, precision="highest")
-
-    def squared_norm(self):
-        return float(np.sum(np.asarray(self._matrix, np.float64) ** 2))
 
 
 def decompose(method: str, values: np.ndarray, rank: int = RANK, block_rows: int = 64, **options):
