@@ -83,7 +83,8 @@ for _stage, _text, _per_family in (
 
 
 @app.command(help="Ask one question more of a family's network, to studies/NAME.")
-def study(name: Annotated[str, typer.Argument(help="a study of params.yaml")]) -> None:
+def study(name: Annotated[str, typer.Argument(help="a study of params.yaml",
+                                              autocompletion=completion.studies)]) -> None:
     from nfk.stages import runner
 
     runner.run("study", name)

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 _PARAMS = Path("params.yaml")
+_PIPELINE = Path("dvc.yaml")
 _EXPERIMENTS = Path("infra/experiments")
-ONCE = ("data", "baselines", "report")
-PER_FAMILY = ("pretrain", "statistics", "svd", "embed", "evaluate")
 
 
 def families(incomplete: str) -> list[str]:
@@ -25,9 +24,17 @@ def families(incomplete: str) -> list[str]:
 
 
 def stages(incomplete: str) -> list[str]:
-    """DVC's stages: `data`, ..., `svd@gan`, ..."""
-    here = _sections().get("families", ())
-    return _starting(incomplete, (*ONCE, *(f"{stage}@{family}" for stage in PER_FAMILY for family in here)))
+    """DVC's stages: `data`, ..., `svd@gan`, ..., `study@NAME`."""
+    here, found = _sections(), []
+    for stage, content in _sections(_PIPELINE).get("stages", {}).items():
+        each = here.get(str(content["foreach"]).strip("${}"), ()) if "foreach" in content else None
+        found += [stage] if each is None else [f"{stage}@{name}" for name in each]
+    return _starting(incomplete, found)
+
+
+def studies(incomplete: str) -> list[str]:
+    """The studies of params.yaml."""
+    return _starting(incomplete, _sections().get("studies", ()))
 
 
 def experiments(incomplete: str) -> list[str]:
@@ -59,11 +66,11 @@ def embedders(incomplete: str) -> list[str]:
     return [name for name in references(incomplete) if name.replace("@", "/").split("/")[0].endswith("-embedder")]
 
 
-def _sections() -> dict[str, Any]:
+def _sections(file: Path = _PARAMS) -> dict[str, Any]:
     from ruamel.yaml import YAML
 
     try:
-        found = YAML(typ="safe", pure=True).load(_PARAMS)
+        found = YAML(typ="safe", pure=True).load(file)
     except Exception:  # a completion has no place to say what is wrong; the command will
         return {}
     return {name: section for name, section in found.items() if isinstance(section, dict)} if isinstance(

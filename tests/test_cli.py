@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -91,7 +93,13 @@ def test_tab_offers_the_families_of_params_yaml(folder, command):
 
 
 def test_tab_offers_stages_and_registered_embedders(folder):
+    assert completion.stages("") == []
+    shutil.copy(Path(__file__).parents[1] / "dvc.yaml", folder)
+    (folder / "params.yaml").write_text(f"{FAMILIES}studies: {{near: {{study: retrieval, family: gan}}}}\n")
     assert completion.stages("sv") == ["svd@gan", "svd@vae"]
+    assert completion.stages("da") == ["data"]
+    assert completion.stages("st") == ["statistics@gan", "statistics@vae", "study@near"]
+    assert completed(folder, "study", "n") == ["near"]
     assert completion.embedders("") == []
     with sqlite3.connect(folder / "mlflow.db") as database:
         database.execute("create table registered_model_aliases (name text, alias text)")
