@@ -82,7 +82,7 @@ def _check_size(content: bytes, name: str) -> None:
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
-    except Exception:
+    except Exception:  # hostile bytes make Pillow raise nearly anything; `decode` meets the same, and says it
         return
     if width * height > _MOST_PIXELS:
         raise Refused(413, f"{name}: {height:,} × {width:,} pixels, {_MOST_PIXELS:,} at most; make it smaller first")

@@ -31,13 +31,12 @@ class Answer(NamedTuple):
 class Remote:
     """Requests over the socket and their answers, told apart by number."""
 
-    def __init__(self, channel: socket.socket, process: subprocess.Popen[bytes], info: dict[str, Any],
-                 reference: str) -> None:
+    def __init__(self, channel: socket.socket, info: dict[str, Any], reference: str) -> None:
         self.info, self.reference = info, reference
         self.seconds_left = 1
         """in which what waits will be done, as the last answer had it"""
         self.ended = False
-        self._channel, self._process = channel, process
+        self._channel = channel
         self._numbers, self._waiting = itertools.count(), dict[int, asyncio.Future[Answer]]()
 
     async def begin(self, lost: Callable[[], None]) -> None:
@@ -101,7 +100,7 @@ def started(reference: str, index: str | None, block: int) -> Iterator[Remote]:
             if "error" in first.head:
                 raise WorkerError(first.head["error"])
             loaded = True
-            yield Remote(ours, process, first.head["info"], first.head["reference"])
+            yield Remote(ours, first.head["info"], first.head["reference"])
         finally:
             with suppress(OSError):
                 ours.shutdown(socket.SHUT_RDWR)
