@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from joblib import Parallel, delayed
+from joblib.externals.loky.process_executor import TerminatedWorkerError
 
 from nfk.evaluation.features import Features, Labels, standardise
 from nfk.evaluation.few_labels import few_labels
@@ -15,6 +19,13 @@ from nfk.evaluation.linear_probe import Probe, logistic_probe, squared_hinge_pro
 from nfk.params import EvaluateParams
 
 log = logging.getLogger(__name__)
+
+_WATCH_SECONDS = 1.0
+
+
+class EvaluationError(ValueError):
+    """The representations could not be probed; the message is one line."""
+
 
 Progress = Callable[[int, int, str], None]
 """(done, in all, of what)"""
@@ -33,12 +44,12 @@ def evaluate_all(representations: Sequence[Features], labels: Labels, params: Ev
     if repeated:
         raise ValueError(f"{sorted(repeated)[0]!r}: two representations of this name; give each its own")
     widest_first = sorted(representations, key=lambda features: features.dimension, reverse=True)
-    results = Parallel(n_jobs=workers, return_as="generator_unordered")(
+    results = Parallel(n_jobs=workers, return_as="generator_unordered", initializer=_end_with, initargs=(os.getpid(),))(
         delayed(_named)(features, labels, params, seed) for features in widest_first)
     found: dict[str, dict[str, Any]] = {}
     if progress:
         progress(0, len(names), "evaluated")
-    for name, record in results:
+    for name, record in _until_a_worker_ends(results):
         found[name] = record
         _warn(name, record)
         if progress:
@@ -61,6 +72,27 @@ def evaluate_features(features: Features, labels: Labels, params: EvaluateParams
         "knn": neighbour_vote(features, labels, params.neighbours)._asdict(),
         "few_labels": {str(count): {**result._asdict(), "draws": list(result.draws)}
                        for count, result in drawn.items()}}
+
+
+def _until_a_worker_ends(results: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    try:
+        yield from results
+    except TerminatedWorkerError:
+        raise EvaluationError("a process that probes was killed from outside, as the system does where memory runs "
+                              "out; run again, if it was memory with fewer evaluate.examples or a smaller "
+                              "evaluate.full_vector_gib") from None
+
+
+def _end_with(parent: int) -> None:
+    """Let this process end with the one that started it: killed, that could not tell, and its workers would go on to
+    the end of their tasks and wait for minutes, beside those of the run that resumes."""
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_WATCH_SECONDS)
+        os._exit(1)
+
+    if os.getpid() != parent:
+        threading.Thread(target=watch, name="nfk-parent", daemon=True).start()
 
 
 def _named(features: Features, *arguments: Any) -> tuple[str, dict[str, Any]]:

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 
 from nfk.evaluation.evaluate import evaluate_all, evaluate_features
@@ -52,6 +58,53 @@ def test_processes_change_nothing_and_order_is_kept():
     assert alone == {part.name: evaluate_features(part, labels, PARAMS, 0) for part in representations}
     assert steps == [(done, 3, "evaluated") for done in range(4)]
     assert evaluate_all(representations, labels, PARAMS, 0, workers=2) == alone
+
+
+KILLED = """
+from dataclasses import replace
+from nfk.evaluation.evaluate import evaluate_all
+from nfk.params import EvaluateParams
+from tests.evaluation.problems import clusters
+
+features, labels = clusters(0, dimension=2000, train=6000)
+params = EvaluateParams(labels=(), strengths=(1e-3, 1e6), neighbours=(1,))
+evaluate_all([replace(features, name=name) for name in ("a", "b")], labels, params, 0, workers=2)
+"""
+
+
+@pytest.fixture
+def probing():
+    """A process that probes for minutes, and one of its workers at least, at work."""
+    process = subprocess.Popen([sys.executable, "-c", KILLED], cwd=Path(__file__).parents[2], stderr=subprocess.PIPE,
+                               text=True)
+    try:
+        yield process, wait_for(lambda: [child for child in psutil.Process(process.pid).children(recursive=True)
+                                         if "loky" in " ".join(child.cmdline()) and child.cpu_times().user > 1])
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def test_workers_end_with_a_process_that_is_killed(probing):
+    process, workers = probing
+    process.kill()
+    assert psutil.wait_procs(workers, timeout=10)[1] == []
+
+
+def test_a_worker_that_is_killed_is_told_in_one_line(probing):
+    process, workers = probing
+    workers[0].kill()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert re.search(r"EvaluationError: a process that probes was killed .*evaluate\.full_vector_gib$", said, re.M)
+
+
+def wait_for(found, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not (result := found()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return result
 
 
 def test_a_strength_at_the_end_of_the_grid_is_warned_of(caplog):
