@@ -46,8 +46,8 @@ def run(params: Params, family: str) -> Outcome:
     factors = store.read(workspace.factors_store(family)).expect(**made_from)
     embeddings = store.read(workspace.embeddings_store(family)).expect(**made_from, factors=factors.digest)
     damping = factors.attributes["damping"]
+    features, left_out = _features(params, net, data, statistics, embeddings, damping)
     with progress(f"evaluate@{family}") as report:
-        features, left_out = _features(params, net, data, statistics, embeddings, damping, report)
         spectrum = spectra(params, net, data, damping, report)
     metrics: dict[str, Any] = {
         "family": family,
@@ -86,7 +86,7 @@ def _own_baseline(features: dict[str, Any]) -> dict[str, str]:
 
 def _features(
     params: Params, net: Network, data: Images, statistics: FisherStatistics, embeddings: store.Store,
-    damping: float, report: Report,
+    damping: float,
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The metrics of every representation by name, and why one is left out."""
     pixels = json.loads(workspace.BASELINES.read_text(encoding="utf-8")) if workspace.BASELINES.exists() else {}
@@ -94,10 +94,12 @@ def _features(
         raise store.StoreError(f"{workspace.BASELINES} is absent or of other data or settings; make it with "
                                "`nfk repro baselines`")
     rank = representations.reachable(params.evaluate.ranks, embeddings.attributes["rank"])[-1]
-    full, reason = representations.full_fisher_vector(params, net, data, statistics, damping, report)
+    with progress(f"evaluate@{net.family}") as report:
+        full, reason = representations.full_fisher_vector(params, net, data, statistics, damping, report)
     compared = [*representations.embeddings(params, embeddings), *([full] if full else []),
                 *representations.activations(params, net, data, rank)]
-    found = evaluate_all(compared, labels(params, data), params.evaluate, params.seed, progress=report)
+    with progress(f"evaluate@{net.family}", "representations") as report:
+        found = evaluate_all(compared, labels(params, data), params.evaluate, params.seed, progress=report)
     if full:  # what it stands for, not the numbers of its isometric copy
         found[full.name]["dimension"] = net.scores.size
     return found | pixels["features"], {} if full else {"full-fisher-vector": reason}
