@@ -85,8 +85,8 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         for server in self.servers:
             server.close()
-        await asyncio.sleep(_LAST_CALL)
         told(TITLE, f"ending; {self._app.inside:,} requests are finished first")
+        await asyncio.sleep(_LAST_CALL)
         await super().shutdown(sockets)
         await self._remote.end()
 

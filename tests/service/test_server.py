@@ -10,7 +10,6 @@ import shutil
 import signal
 import socket
 import threading
-import time
 from collections import Counter
 
 import numpy as np
@@ -62,9 +61,10 @@ def service(folder, embedder, expected):
     assert said.splitlines()[-1].startswith("nfk serve: ended; ")
 
 
-def ask(service, method, path, body=None, **headers):
+def ask(service, method, path, body=None, sent=lambda: None, **headers):
     connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=60)
     connection.request(method, path, body, {name.replace("_", "-"): value for name, value in headers.items()})
+    sent()
     answer = connection.getresponse()
     content = json.loads(answer.read())
     connection.close()
@@ -159,7 +159,7 @@ def test_malformed_requests_are_4xx_in_one_line(service):
 
 
 def test_sigterm_finishes_what_is_queued_and_ends_with_0(folder, expected, tmp_path):
-    """When the first of 8 requests of 240 images is answered, the signal comes: the other 7 are answered too."""
+    """When 8 requests of 240 images are sent, the signal comes: all are answered."""
     with running(folder, "--block", "1", log=tmp_path / "log", NFK_SERVE_TOKEN=TOKEN) as service:
         assert ask(service, "GET", "/info")[0] == 401
         assert ask(service, "GET", "/info", Authorization=f"Bearer {TOKEN}")[0] == 200
@@ -167,13 +167,14 @@ def test_sigterm_finishes_what_is_queued_and_ends_with_0(folder, expected, tmp_p
         body, kind = form({f"{place}": BODIES[place % 24] for place in range(240)})
 
         def client():
-            answers.append(ask(service, "POST", "/embed", body, Content_Type=kind, Authorization=f"Bearer {TOKEN}"))
+            answers.append(ask(service, "POST", "/embed", body, sent.release, Content_Type=kind,
+                               Authorization=f"Bearer {TOKEN}"))
 
-        threads = [threading.Thread(target=client) for _ in range(8)]
+        sent, threads = threading.Semaphore(0), [threading.Thread(target=client) for _ in range(8)]
         for thread in threads:
             thread.start()
-        while not answers:
-            time.sleep(0.001)
+        for _ in threads:
+            assert sent.acquire(timeout=60)
         service.process.send_signal(signal.SIGTERM)
         for thread in threads:
             thread.join(60)
@@ -183,7 +184,7 @@ def test_sigterm_finishes_what_is_queued_and_ends_with_0(folder, expected, tmp_p
         np.testing.assert_allclose(found["vectors"], np.tile(expected, (10, 1)), rtol=0,
                                    atol=1e-4 * np.abs(expected).max())
     said = (tmp_path / "log").read_text()
-    assert re.search(r"^nfk serve: ending; [1-7] requests are finished first$", said, re.M)
+    assert re.search(r"^nfk serve: ending; [1-8] requests are finished first$", said, re.M)
     assert "nfk serve: ended; 8 requests answered, 1 refused" in said
     assert TOKEN not in said
 
