@@ -33,8 +33,8 @@ class Scale(_Spec):
 
 
 class Row(_Spec):
-    """One number of each seed, by the keys that lead to it: of evaluation/FAMILY/metrics.json of a part's workspace, or
-    of studies/NAME/numbers.json.
+    """One number of each seed, by the keys that lead to it: of evaluation/FAMILY/metrics.json of a part's workspace, of
+    evaluation/pixels.json (`PART:pixels:...`), or of studies/NAME/numbers.json.
 
     After `@` the component at which a spectrum is read, as in `gan:gan:spectrum.trained@100`."""
 
@@ -52,7 +52,8 @@ class Row(_Spec):
         """ExperimentError where the workspace has no such number."""
         _, subject, path = self.value.split(":", 2)
         keys, _, component = path.partition("@")
-        file = workspace / (f"{subject}/numbers.json" if "/" in subject else f"evaluation/{subject}/metrics.json")
+        file = workspace / (f"{subject}/numbers.json" if "/" in subject else "evaluation/pixels.json"
+                            if subject == "pixels" else f"evaluation/{subject}/metrics.json")
         try:
             whole = found = json.loads(file.read_text(encoding="utf-8"))
             for key in keys.split("."):

@@ -60,7 +60,7 @@ def test_rows_spread_and_claims_are_over_the_seeds(project):
     assert project == ["two-cpu-one-0", "two-cpu-one-1", "two-cpu-one-2"]
     assert "| left | 60.0 ± 5.8 % | 90.0 |" in table
     assert "| right | 60.0 ± 0.0 % | – |" in table
-    assert "| left above right | 1 of 3 seeds |" in table
+    assert "| left above right | 1 of 3 seeds | 0.0 ± 5.8 points |" in table
     kept = json.loads((FOLDER / "results/two-cpu.json").read_text())
     assert kept["rows"][0]["values"] == pytest.approx([0.5, 0.6, 0.7])
     assert {"machine", "date", "platform", "version.jax"} <= kept.keys()
@@ -147,6 +147,13 @@ def test_a_row_or_picture_of_another_size_is_left_out_with_its_claims(project):
     write(SPEC | {"rows": [*SPEC["rows"], other | {"size": "cpu"}], "sizes": sizes})
     with pytest.raises(ExperimentError, match=r"sizes\.cpu: no part 'two', which a row or a picture reads"):
         load("two")
+
+
+def test_a_row_may_be_of_the_pixels(project, tmp_path):
+    (tmp_path / "evaluation").mkdir()
+    (tmp_path / "evaluation/pixels.json").write_text(json.dumps({"features": {"pca-8": {"accuracy": 0.25}}}))
+    write(SPEC | {"rows": [{"name": "pca", "value": "one:pixels:features.pca-8.accuracy"}], "claims": []})
+    assert load("two").rows[0].read(tmp_path) == 0.25
 
 
 def test_other_names_sizes_and_numbers_are_refused(project):
