@@ -1,7 +1,8 @@
 """One folder a class: `cat/1.png`, or `train/cat/1.png` and `test/cat/2.png`; on disk, in a zip or in a tar.
 
 Class names are the folders' names, sorted. Folders around all of it are looked through; other files beside the
-class folders are left alone; every file in a class folder must be an image.
+class folders are left alone; every file in a class folder must be an image. Images in no folder at all have no classes:
+they are of the one class `UNLABELLED`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from nfk.data.source import Block, Part, Source, joined
 
 _LARGEST = 64 << 20  # bytes of one encoded image
 _BLOCK_BYTES, _BLOCK_IMAGES = 32 << 20, 2048
+UNLABELLED = "unlabelled"
 _SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 
 
@@ -53,6 +55,8 @@ def open_tree(tree: Tree, source: str, digest: str, wanted: Wanted) -> Source:
 def _places(tree: Tree) -> dict[str, tuple[str | None, str]]:
     """The part and the class of each image, in order of path; DataError where a path says none."""
     paths = {name: PurePosixPath(name).parts for name in tree.files}
+    if is_flat(tree):
+        return {name: (None, UNLABELLED) for name in paths if _is_image(name)}
     while _lie_in_one_folder(paths.values()):
         paths = {name: path[1:] for name, path in paths.items()}
     divided = all(path[0].lower() in ("train", "test") for path in paths.values() if len(path) > 2)
@@ -63,7 +67,7 @@ def _places(tree: Tree) -> dict[str, tuple[str | None, str]]:
             places[name] = None, path[0]
         elif len(path) == 3 and divided:
             places[name] = path[0].lower(), path[1]
-        elif len(path) > 1 or PurePosixPath(name).suffix.lower() in _SUFFIXES:
+        elif len(path) > 1 or _is_image(name):
             raise DataError(f"{tree.where(name)}: lies neither in CLASS/ like all others nor in train/CLASS/ or "
                             "test/CLASS/; move it there")
     if not places:
@@ -74,6 +78,16 @@ def _places(tree: Tree) -> dict[str, tuple[str | None, str]]:
                 raise DataError(f"{tree.where(folder)}: is a link; put the folder itself there")
             raise DataError(f"{tree.where(folder)}: a class folder without images; fill or remove it")
     return places
+
+
+def is_flat(tree: Tree) -> bool:
+    """There are images, and no folders."""
+    nested = set(tree.folders) - {"."} or any("/" in name for name in tree.files)
+    return not nested and any(map(_is_image, tree.files))
+
+
+def _is_image(name: str) -> bool:
+    return PurePosixPath(name).suffix.lower() in _SUFFIXES
 
 
 def _lie_in_one_folder(paths: Collection[tuple[str, ...]]) -> bool:

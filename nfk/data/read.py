@@ -138,11 +138,12 @@ def _open_several(kind: str, files: list[Path], source: str, wanted: Wanted) -> 
 
 def _open_tree_of(folder: Path, wanted: Wanted) -> Source:
     from nfk.data.archives import FolderTree
+    from nfk.data.class_folders import is_flat
     from nfk.data.digest import digest
 
     tree = FolderTree(folder)
-    if not any("/" in name for name in tree.files) and not _is_cifar(folder, tree.files):
-        raise DataError(f"{folder}: holds no images in class folders and no files of a known format; give {_EXPECTED}")
+    if not any("/" in name for name in tree.files) and not is_flat(tree) and not _is_cifar(folder, tree.files):
+        raise DataError(f"{folder}: holds no images and no files of a known format; give {_EXPECTED}")
     below = next((folder / name for name in tree.files[:100]
                   if _recognise(folder / name) not in (None, "cifar")), None)
     if below is not None:

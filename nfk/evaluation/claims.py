@@ -50,8 +50,17 @@ def judge(metrics: Mapping[str, Any], *, penultimate: str | None = None,
     """
     features, spectrum = metrics["features"], metrics.get("spectrum") or {}
     ranks = sorted(int(match[1]) for name in features if (match := re.fullmatch(r"nfk-(\d+)", name)))
-    if not ranks:
+    if not ranks and features:
         raise ValueError("no features named nfk-K; evaluate the embedding before judging claims about it")
+    claims = _of_probes(features, ranks, penultimate, latent_mean) if ranks else []
+    if spectrum.get("trained") and spectrum.get("untrained"):
+        claims.append(_trained_above_untrained(spectrum))
+    return claims + [_explains(spectrum, curve) for curve in ("trained", "trained_uncentred")
+                     if spectrum.get(curve) and PAPER_COMPONENTS in spectrum["components"]]
+
+
+def _of_probes(features: Mapping[str, Any], ranks: list[int], penultimate: str | None, latent_mean: str | None
+               ) -> list[Claim]:
     k = ranks[-1]
     embedding = f"nfk-{k}"
     claims = []
@@ -69,10 +78,6 @@ def judge(metrics: Mapping[str, Any], *, penultimate: str | None = None,
         claims.append(_recovers(features, ranks))
     if penultimate is not None and penultimate in features and "100" in features[embedding]["few_labels"]:
         claims.append(_few_labels_above(features, embedding, penultimate))
-    if spectrum.get("trained") and spectrum.get("untrained"):
-        claims.append(_trained_above_untrained(spectrum))
-    claims += [_explains(spectrum, curve) for curve in ("trained", "trained_uncentred")
-               if spectrum.get(curve) and PAPER_COMPONENTS in spectrum["components"]]
     return claims
 
 

@@ -30,6 +30,10 @@ def findings(families: Sequence[Family]) -> tuple[Finding, ...]:
 
 
 def _sentence(family: Family) -> str:
+    if not family.metrics.features:
+        return (f"the images have no classes for a probe to tell; {family.svd.rank} numbers hold "
+                f"{numbers.percent(family.svd.explained_variance)}\N{NO-BREAK SPACE}% of the variance of the Fisher "
+                "vectors.")
     embedding, *rivals = comparison(family.metrics)
     rank = largest_rank(family.metrics)
     own = embedding.feature.logistic if embedding.feature else None

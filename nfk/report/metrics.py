@@ -121,7 +121,7 @@ class Metrics(Part):
     rank: PositiveInt
     classes: tuple[str, ...]
     counts: Counts
-    features: Annotated[dict[str, Feature], Field(min_length=1)]
+    features: Annotated[dict[str, Feature], Field(description="none where the images have no classes")]
     left_out: dict[str, str] = {}
     spectrum: Spectrum | None = None
     claims: tuple[Claim, ...] = ()

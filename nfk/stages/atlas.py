@@ -19,7 +19,7 @@ from nfk.params import Params
 from nfk.progress import told
 from nfk.stages import images, network, workspace
 from nfk.stages.images import SPLITS, Images
-from nfk.stages.labelled import labels
+from nfk.stages.labelled import is_known, labels
 
 
 class Made(NamedTuple):
@@ -65,10 +65,16 @@ def gather(params: Params, family: str, data: Images, model: str, factors: store
     known = np.concatenate([data.labels(split, count) for split, count in zip(SPLITS, counts, strict=True)])[chosen]
 
     told(f"atlas@{family}", f"a map of {len(rows):,} images")
-    probed = labels(params, data)
-    reading = read_each(
-        Features(f"nfk-{rows.shape[1]}", vectors["train"][: params.labelled], vectors["validation"], rows),
-        Labels(probed.train, probed.validation, known), params.evaluate.strengths)
+    categories: dict[str, Category] = {}
+    measures: dict[str, Measure] = {}
+    if is_known(data):
+        probed = labels(params, data)
+        reading = read_each(
+            Features(f"nfk-{rows.shape[1]}", vectors["train"][: params.labelled], vectors["validation"], rows),
+            Labels(probed.train, probed.validation, known), params.evaluate.strengths)
+        categories = {"prediction": Category(data.class_names, reading.predictions),
+                      "probe": Category(("right", "wrong"), (reading.predictions != known).astype(np.int32))}
+        measures = {"surprise": Measure("bits: −log₂ of what the probe gives to the label", reading.surprise)}
     # the embedding's training rows come first in `chosen`
     itself = np.where(of_split == SPLITS.index("train"), chosen, -1)
     return Atlas(
@@ -80,11 +86,8 @@ def gather(params: Params, family: str, data: Images, model: str, factors: store
         shares=np.diff(np.asarray(factors["explained_variance"][:]), prepend=0.0),
         categories={
             "label": Category(data.class_names, known),
-            "split": Category(SPLITS, of_split),
-            "prediction": Category(data.class_names, reading.predictions),
-            "probe": Category(("right", "wrong"), (reading.predictions != known).astype(np.int32))},
-        measures={
-            "surprise": Measure("bits: −log₂ of what the probe gives to the label", reading.surprise),
+            "split": Category(SPLITS, of_split), **categories},
+        measures=measures | {
             "isolation": Measure("mean cosine distance to the 10 nearest training images",
                                  isolation(vectors["train"], rows, itself))})
 

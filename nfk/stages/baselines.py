@@ -7,7 +7,7 @@ from nfk.evaluation.evaluate import evaluate_all
 from nfk.params import Params
 from nfk.progress import progress
 from nfk.stages import images, representations, workspace
-from nfk.stages.labelled import labels
+from nfk.stages.labelled import is_known, labels
 from nfk.stages.outcome import Outcome
 
 
@@ -18,6 +18,10 @@ def made_from(params: Params, data: images.Images) -> str:
 
 def run(params: Params) -> Outcome:
     data = images.load(params)
+    if not is_known(data):
+        store.write_json(workspace.BASELINES, {"made_from": made_from(params, data), "features": {}})
+        return Outcome(f"images of one class: nothing to probe -> {workspace.BASELINES}",
+                       digests={"data": data.digest})
     with progress("baselines", "representations") as report:
         found = evaluate_all([*representations.pixels(params, data)], labels(params, data), params.evaluate,
                              params.seed, progress=report)

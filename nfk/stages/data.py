@@ -82,4 +82,5 @@ def _write(path: Path, name: str, source: Source, rows: dict[str, Int64[np.ndarr
 
 def _summary(source: Source, count: int, path: Path) -> str:
     shape = " x ".join(str(extent) for extent in source.shape)
-    return f"{count:,} images of {shape} in {len(source.class_names)} classes -> {path}"
+    classes = f"in {len(source.class_names)} classes" if len(source.class_names) > 1 else "without classes"
+    return f"{count:,} images of {shape} {classes} -> {path}"

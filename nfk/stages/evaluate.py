@@ -1,4 +1,7 @@
-"""`evaluate@F`: what the embedding is worth beside the full Fisher vector, activations and pixels."""
+"""`evaluate@F`: what the embedding is worth beside the full Fisher vector, activations and pixels.
+
+Images without classes have nothing that a probe could tell: for them the spectra, components and neighbours alone.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ from nfk.params import Params
 from nfk.progress import Report, progress
 from nfk.stages import baselines, images, network, representations, workspace
 from nfk.stages.images import Images
-from nfk.stages.labelled import labels
+from nfk.stages.labelled import is_known, labels
 from nfk.stages.network import Network
 from nfk.stages.outcome import Outcome
 
@@ -46,7 +49,7 @@ def run(params: Params, family: str) -> Outcome:
     factors = store.read(workspace.factors_store(family)).expect(**made_from)
     embeddings = store.read(workspace.embeddings_store(family)).expect(**made_from, factors=factors.digest)
     damping = factors.attributes["damping"]
-    features, left_out = _features(params, net, data, statistics, embeddings, damping)
+    features, left_out = _features(params, net, data, statistics, embeddings, damping) if is_known(data) else ({}, {})
     with progress(f"evaluate@{family}") as report:
         spectrum = spectra(params, net, data, damping, report)
     metrics: dict[str, Any] = {
@@ -68,16 +71,23 @@ def run(params: Params, family: str) -> Outcome:
     with store.whole_folder(folder) as building:
         store.write_json(building / "metrics.json", metrics)
         _draw(params, data, embeddings, metrics, building / "figures")
-    best = f"nfk-{_largest(metrics)}"
-    accuracy = features[best]["logistic"]
     holding = sum(claim["holds"] for claim in metrics["claims"])
     return Outcome(
-        f"{best} {accuracy['accuracy']:.1%} ± {accuracy['standard_error']:.1%}, {holding} of "
-        f"{len(metrics['claims'])} claims hold -> {folder}",
+        f"{_told(metrics)}, {holding} of {len(metrics['claims'])} claims hold -> {folder}",
         params={"evaluate": params.evaluate.model_dump()},
-        metrics=_flat(features),
+        metrics=_flat(features) | {f"explained_variance/{k}": share
+                                   for k, share in metrics["explained_variance"].items()},
         figures=sorted((folder / "figures").glob("*.png")),
         digests={**made_from, "factors": factors.digest, "embeddings": embeddings.digest})
+
+
+def _told(metrics: dict[str, Any]) -> str:
+    if not metrics["features"]:
+        k, share = list(metrics["explained_variance"].items())[-1]
+        return f"no classes to probe, {k} numbers hold {share:.1%} of the variance"
+    best = f"nfk-{_largest(metrics)}"
+    accuracy = metrics["features"][best]["logistic"]
+    return f"{best} {accuracy['accuracy']:.1%} ± {accuracy['standard_error']:.1%}"
 
 
 def _own_baseline(features: dict[str, Any]) -> dict[str, str]:
@@ -144,12 +154,14 @@ def _vectors(
 
 
 def _draw(params: Params, data: Images, embeddings: store.Store, metrics: dict[str, Any], folder: Path) -> None:
-    features, rank = metrics["features"], _largest(metrics)
-    compared = [name for name in (f"nfk-{rank}", "full-fisher-vector", f"pca-{rank}", "activations-all", "pixels",
-                                  *_OWN_BASELINE.values()) if name in features]
-    save(accuracy_against_components(features), folder / "accuracy.png")
-    save(accuracy_from_few_labels(features, compared), folder / "few_labels.png")
-    save(probe_accuracies(features), folder / "probes.png")
+    features = metrics["features"]
+    if features:
+        rank = _largest(metrics)
+        compared = [name for name in (f"nfk-{rank}", "full-fisher-vector", f"pca-{rank}", "activations-all", "pixels",
+                                      *_OWN_BASELINE.values()) if name in features]
+        save(accuracy_against_components(features), folder / "accuracy.png")
+        save(accuracy_from_few_labels(features, compared), folder / "few_labels.png")
+        save(probe_accuracies(features), folder / "probes.png")
     save(explained_variance_figure(metrics["spectrum"]), folder / "spectrum.png")
     most = params.labelled
     train, test = np.asarray(embeddings["train"][:most]), np.asarray(embeddings["test"][:_QUERIES])

@@ -14,9 +14,11 @@ from nfk.params import PARAMS_FILE, Params, ThetaParams
 from nfk.registry.registration import Content, register
 from nfk.stages import images, network, workspace
 from nfk.stages.images import SPLITS
+from nfk.stages.labelled import is_known
 from nfk.stages.registered import code_tags
 
 _EXAMPLES = 2
+_SHARE = "explained_variance"  # what is judged where the images have no classes
 
 
 def run(params: Params, family: str) -> tuple[registry.Entry, registry.Entry]:
@@ -35,7 +37,7 @@ def run(params: Params, family: str) -> tuple[registry.Entry, registry.Entry]:
     embeddings = store.read(path).expect(**inputs)
     rank = embeddings["test"].shape[1]
     metrics = _metrics(family, rank)
-    gate = f"nfk-{rank}.{params.registry.metric}.validation_accuracy"
+    gate = f"nfk-{rank}.{params.registry.metric}.validation_accuracy" if is_known(data) else _SHARE
     if gate not in metrics:
         raise registry.RegistryError(
             f"evaluation/{family}/metrics.json has no {gate}; add {rank}, the rank, to evaluate.ranks in params.yaml")
@@ -65,15 +67,17 @@ def run(params: Params, family: str) -> tuple[registry.Entry, registry.Entry]:
 
 
 def _metrics(family: str, rank: int) -> dict[str, float]:
-    """Accuracies of the whole embedding by every probe."""
+    """The whole embedding's share of the variance, and its accuracies by every probe."""
     path = workspace.evaluation_folder(family) / "metrics.json"
     try:
-        probes = json.loads(path.read_text(encoding="utf-8"))["features"].get(f"nfk-{rank}", {})
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise registry.RegistryError(f"{path}: no such file; run `nfk repro evaluate@{family}` first") from None
-    return {f"nfk-{rank}.{probe}.{name}": float(found[name])
-            for probe, found in probes.items() if isinstance(found, dict)
-            for name in ("accuracy", "validation_accuracy") if name in found}
+    share = found["explained_variance"].get(str(rank))
+    return ({} if share is None else {_SHARE: share}) | {
+        f"nfk-{rank}.{probe}.{name}": float(reading[name])
+        for probe, reading in found["features"].get(f"nfk-{rank}", {}).items() if isinstance(reading, dict)
+        for name in ("accuracy", "validation_accuracy") if name in reading}
 
 
 def _hashes(family: str) -> dict[str, str]:

@@ -40,6 +40,7 @@ _FIGURES: tuple[tuple[str, str, str], ...] = (
     ("neighbours", "evaluation/{}/figures/neighbours.png",
      "Test images, and the training images nearest to them in the embedding."),
 )
+_OF_PROBES = ("accuracy", "few_labels")
 
 
 def run(params: Params) -> Outcome:
@@ -69,15 +70,16 @@ def _family(params: Params, name: str) -> content.Family:
     card = checkpoint.read_card(workspace.model_folder(name))
     factors = store.read(workspace.factors_store(name))
     statistics = store.read(workspace.statistics_store(name))
-    metrics = workspace.evaluation_folder(name) / "metrics.json"
+    file = workspace.evaluation_folder(name) / "metrics.json"
+    metrics = parse_metrics(json.loads(file.read_text(encoding="utf-8")), source=str(file))
     return content.Family(
         name=name, model=card["model"], parameters=card["parameters"],
         training_seconds=_seconds("pretrain", name), training=card["metrics"],
         checks=tuple(content.Check(**check) for check in card["checks"]),
         figures=tuple(content.PlacedFigure(place=place, path=Path(path.format(name)), caption=caption,
                                            alt=f"{name}: {caption}")
-                      for place, path, caption in _FIGURES),
-        metrics=parse_metrics(json.loads(metrics.read_text(encoding="utf-8")), source=str(metrics)),
+                      for place, path, caption in _FIGURES if metrics.features or place not in _OF_PROBES),
+        metrics=metrics,
         svd=content.SvdFacts(
             strategy=factors.attributes["strategy"], passes=factors.attributes["passes"],
             rank=factors["singular_values"].shape[0], seconds=_seconds("svd", name),

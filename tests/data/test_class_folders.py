@@ -6,6 +6,7 @@ import re
 import shutil
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -42,6 +43,17 @@ def test_folders_and_their_archives_are_one_set(pixels, write_folders, kind):
     assert found.labels.tolist() == [0, 0, 1, 0, 1]
     assert found.class_names == ("cat", "dog")
     assert found.test_from == 3
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_images_in_no_folder_have_no_classes(pixels, write_folders, kind):
+    images = pixels(3)
+    folder = write_folders({"b.png": images[1], "a.png": images[0], "c.png": images[2], "notes.csv": b"not data"})
+    if kind != "folder":
+        folder = Path(shutil.make_archive(str(folder.parent / "packed"), kind, folder))
+    found = read(str(folder))
+    np.testing.assert_array_equal(found.images, images)
+    assert (found.class_names, found.labels.tolist()) == (("unlabelled",), [0, 0, 0])
 
 
 def test_rows_do_not_depend_on_the_order_in_the_archive(tmp_path, pixels, encoded):

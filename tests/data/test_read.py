@@ -16,7 +16,7 @@ def test_an_unknown_source_is_refused_with_what_is_known():
 
 def test_an_empty_folder_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing here")
-    with pytest.raises(DataError, match="holds no images in class folders and no files of a known format; give"):
+    with pytest.raises(DataError, match="holds no images and no files of a known format; give"):
         read(str(tmp_path))
 
 
@@ -28,7 +28,7 @@ def test_a_folder_above_the_files_is_refused_with_the_right_one(tmp_path, write_
 
 
 def test_a_folder_with_nothing_in_it_is_refused(tmp_path):
-    with pytest.raises(DataError, match=f"^{tmp_path}: holds no images in class folders and no files of a known"):
+    with pytest.raises(DataError, match=f"^{tmp_path}: holds no images and no files of a known"):
         read(str(tmp_path))
 
 

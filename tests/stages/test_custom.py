@@ -192,7 +192,8 @@ def test_a_registered_embedder_brings_its_module_along(workspace, module, tmp_pa
     chosen = workspace.params({"mine": {"model": "my_nets.dense:build", "options": {"width": 4}}},
                               tracking={"uri": address})
     workspace.run(chosen, "mine", "pretrain", "statistics", "svd", "embed")
-    judged = {"features": {"nfk-4": {"logistic": {"accuracy": 0.5, "validation_accuracy": 0.5}}}}
+    judged = {"explained_variance": {"4": 0.25},
+              "features": {"nfk-4": {"logistic": {"accuracy": 0.5, "validation_accuracy": 0.5}}}}
     (tmp_path / "evaluation/mine").mkdir(parents=True)
     (tmp_path / "evaluation/mine/metrics.json").write_text(json.dumps(judged))
     embedder, _ = register.run(chosen, "mine")

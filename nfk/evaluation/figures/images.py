@@ -76,7 +76,9 @@ def neighbours(
     found_labels: Integer[np.ndarray, "q m"],
     classes: Sequence[str],
 ) -> Figure:
-    """Each query with its nearest training images, nearest first; other classes are framed and marked ×."""
+    """Each query with its nearest training images, nearest first; other classes are framed and marked ×, a class
+    that is the only one is not named."""
+    classes = ("",) if len(classes) == 1 else classes
     rows, each = found_labels.shape
     figure = new_figure(CELL * 1.12 * (each + 1.6) + 0.2, CELL * 1.42 * rows + 0.65)
     cells = figure.subplots(rows, each + 2, squeeze=False, width_ratios=[1, 0.25, *[1] * each])
@@ -92,7 +94,8 @@ def neighbours(
             if not same:
                 axes.spines[:].set(visible=True, color=VERMILLION, linewidth=2)
     same = np.mean(found_labels == query_labels[:, None])
-    figure.suptitle(f"Query | nearest training images ({100 * same:.0f} % of its class)", fontsize=10)
+    share = "" if len(classes) == 1 else f" ({100 * same:.0f} % of its class)"
+    figure.suptitle(f"Query | nearest training images{share}", fontsize=10)
     return figure
 
 
