@@ -13,22 +13,24 @@ import numpy as np
 from jaxtyping import Int, Integer
 
 from nfk.evaluation.components import extremes
+from nfk.evaluation.features import Features
 from nfk.evaluation.figures.images import component_ends
 from nfk.studies.study import Findings, Material, Report, Table
 from nfk.study_params import ComponentsParams
 
 _DRAWS, _SHOWN = 1000, 8
+_ACTIVATIONS = "activations-all-pca-"
 
 
 def run(material: Material, params: ComponentsParams, report: Report) -> Findings:
     labels = material.images.labels("train", material.labelled)
-    rank = material.modes.right.shape[1]
-    compared = {features.name: features for features in material.representations()
-                if features.name.startswith((f"nfk-{rank}", f"pca-{rank}", "activations-all-pca-"))}
+    compared = {features.name: features for features in _compared(material.representations())}
+    own = next(iter(compared))
+    count = min(params.components, *(features.dimension for features in compared.values()))
     found: dict[str, Any] = {}
     for done, (name, features) in enumerate(compared.items()):
         report(done, len(compared), "representations")
-        ends = extremes(features.train, components=min(params.components, features.dimension), images=params.images)
+        ends = extremes(features.train, components=count, images=params.images)
         largest, smallest = purity(labels[ends.largest]), purity(labels[ends.smallest])
         found[name] = {"largest": largest, "smallest": smallest, "mean_largest": float(np.mean(largest)),
                        "mean": float(np.mean(largest + smallest))}
@@ -40,17 +42,23 @@ def run(material: Material, params: ComponentsParams, report: Report) -> Finding
     rows = [(name, f"{100 * one['mean']:.0f}", *(f"{100 * a:.0f} / {100 * b:.0f}" for a, b in
                                                  zip(one["largest"], one["smallest"], strict=True)))
             for name, one in found.items()]
-    count = min(params.components, rank)
     pictures = {name.partition("-")[0]: component_ends(
         material.images.pixels("train", material.labelled) / np.float32(255),
         extremes(features.train, components=count, images=min(_SHOWN, params.images)))
         for name, features in compared.items()}
-    own = found[f"nfk-{rank}"]["mean"]
     return Findings(
-        f"{own:.0%} of the {params.images} images at an end of a component are of one class, {chance:.0%} by chance",
+        f"{found[own]['mean']:.0%} of the {params.images} images at an end of a component are of one class, "
+        f"{chance:.0%} by chance",
         numbers, Table(("representation", "purity, %", *(f"component {number + 1}, largest / most negative"
                                                          for number in range(count))),
                        (*rows, ("chance", f"{100 * chance:.0f}", *[""] * count))), pictures)
+
+
+def _compared(representations: list[Features]) -> list[Features]:
+    """The widest embedding, then the most principal components there are of the pixels and of the activations."""
+    widest = {kind: max(each, key=lambda features: features.dimension) for kind in ("nfk-", "pca-", _ACTIVATIONS)
+              if (each := [features for features in representations if features.name.startswith(kind)])}
+    return list(widest.values())
 
 
 def purity(labels: Integer[np.ndarray, "ends images"]) -> list[float]:
