@@ -3,8 +3,8 @@
 Images x = G(h) of random latents h are embedded by the leading k modes of *their own* Fisher vectors, as in the paper;
 a ridge regression maps e(G(h)) to h, its strength chosen by the mean squared error of h on latents held out. A real
 test image is then drawn again as G(map(e(x))). The rivals: the same from k principal components of the same generated
-images' pixels ("PCA, generator"), those components' own inverse without a generator ("PCA, pixels"), another generated
-image at random, and the mean training image.
+images' pixels ("PCA, generator"); without a generator, the image's own projection on k principal components of the
+training images, cut to [0, 1] ("PCA, pixels"); another generated image at random, and the mean training image.
 
 Reported of each: the mean squared error a pixel, and the agreement of a classifier (trained on the training images):
 the share of test images given the same class as their reconstruction.
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Integer, UInt8
 from sklearn.decomposition import PCA
 from sklearn.linear_model import Ridge
 from threadpoolctl import threadpool_limits
@@ -67,13 +67,12 @@ def run(material: Material, params: InversionParams, report: Report) -> Findings
     generated = model.generate(latents)
     known, unknown = np.split(latents, [params.generated])
     codes = {NFK: fisher_codes(material, generated, real, params, report)}
-    pixels = PCA(min(params.rank, *generated[: params.generated].reshape(params.generated, -1).shape),
-                 random_state=material.seed).fit(_flat(generated[: params.generated]))
+    pixels = _components(generated[: params.generated], params.rank, material.seed)
     codes[PCA_GENERATOR] = Codes(*(pixels.transform(_flat(part)).astype(np.float32) for part in (
         generated[: params.generated], generated[params.generated :], real)))
     maps = {name: fitted_map(each, known, unknown, params.strengths) for name, each in codes.items()}
     drawn = {name: model.generate(found.latents) for name, found in maps.items()}
-    drawn[PCA_PIXELS] = pixels.inverse_transform(codes[PCA_GENERATOR].real).reshape(real.shape).astype(np.float32)
+    drawn[PCA_PIXELS] = projected(material.images.pixels("train", material.labelled), real, params.rank, material.seed)
     drawn[RANDOM] = generated[np.arange(len(real)) % len(generated)]
     mean = material.images.pixels("train", material.labelled).mean(axis=0, dtype=np.float64) / 255
     drawn[MEAN] = np.broadcast_to(mean, real.shape).astype(np.float32)
@@ -117,6 +116,16 @@ def fisher_codes(
     factors = gram_svd(fitted, rank=min(params.rank, *fitted.shape), progress=report)
     return Codes(*(image_pass(each, factors.right, label=what, progress=report) for each, what in (
         (fitted, "generated images"), (rows(generated[params.generated :]), "held out"), (rows(real), "test images"))))
+
+
+def projected(
+    known: UInt8[np.ndarray, "n h w c"], images: Float[np.ndarray, "t h w c"], rank: int, seed: int
+) -> Float[np.ndarray, "t h w c"]:
+    """Images as their leading principal components leave them, of `known` images, cut to [0, 1]: of all maps through so
+    many linear numbers that with the least squared error on `known`."""
+    fitted = _components(known / np.float32(255), rank, seed)
+    back = fitted.inverse_transform(fitted.transform(_flat(images)))
+    return np.clip(back, 0, 1).reshape(images.shape).astype(np.float32)
 
 
 def fitted_map(
@@ -163,6 +172,11 @@ def _classifier(material: Material, params: InversionParams, report: Report) -> 
 def _classifier_params(params: InversionParams, count: int) -> Any:
     kind = MODEL_PARAMS[params.classifier]
     return kind(epochs=params.classifier_epochs, batch=min(kind.model_fields["batch"].default, count))
+
+
+def _components(images: Float[np.ndarray, "n h w c"], rank: int, seed: int) -> PCA:
+    flat = _flat(images)
+    return PCA(min(rank, *flat.shape), random_state=seed).fit(flat)
 
 
 def _flat(images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n d"]:

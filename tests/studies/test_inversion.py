@@ -37,7 +37,24 @@ def test_a_linear_generator_is_inverted_exactly(rule):
     assert exact[inversion.MEAN]["mse"] > 100 * exact[inversion.NFK]["mse"]
     fewer = inversion.run(given, PARAMS.model_copy(update={"rank": 2}), silent).numbers["reconstructions"]
     assert fewer[inversion.PCA_GENERATOR]["mse"] > 50 * exact[inversion.PCA_GENERATOR]["mse"]
+    test = given.images.examples("test")
+    expected = inversion.projected(given.images.pixels("train"), test, PARAMS.rank, given.seed)
+    assert exact[inversion.PCA_PIXELS]["mse"] == pytest.approx(((expected - test) ** 2).mean(), rel=1e-4)
     assert set(found.figures) == {"reconstructions"}
+
+
+def test_pixels_are_projected_on_components_of_the_training_images_and_cut_to_their_range():
+    """What the generator can draw is no part of it: its images' components would leave more."""
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(2, 36))
+    known = np.round(np.clip(128 + 20 * rng.normal(size=(50, 2)) @ directions, 0, 255)).astype(np.uint8)
+    unlike = (0.5 + 1.0 * rng.normal(size=(5, 2)) @ directions).reshape(-1, 6, 6, 1).astype(np.float32)
+    found = inversion.projected(known.reshape(-1, 6, 6, 1), unlike, 2, seed=0)
+    mean = known.mean(axis=0) / 255
+    axes = np.linalg.svd(known / 255 - mean, full_matrices=False)[2][:2]
+    back = mean + (unlike.reshape(5, 36) - mean) @ axes.T @ axes
+    assert back.min() < 0 and back.max() > 1
+    np.testing.assert_allclose(found.reshape(5, 36), np.clip(back, 0, 1), atol=1e-5)
 
 
 def test_the_map_is_ridge_regression_with_the_best_strength_on_held_out_latents():
