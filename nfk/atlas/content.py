@@ -35,6 +35,7 @@ class Atlas:
 
     categories: must have "label" and "split".
     shares: of the variance, each component's own; sums to at most 1.
+    files: in which the images lie, where each has one of its own.
     """
 
     family: str
@@ -49,6 +50,7 @@ class Atlas:
     shares: Float[np.ndarray, " k"]
     categories: Mapping[str, Category]
     measures: Mapping[str, Measure]
+    files: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         named: list[tuple[str, Category | Measure]] = [*self.categories.items(), *self.measures.items()]

@@ -13,6 +13,7 @@
   const embedding = floats(content.embedding), plane = floats(content.plane);
   const n = content.ids.length, k = content.shares.length;
   const label = content.categories.label, split = content.categories.split;
+  const classes = label.kinds.length > 1;
   const state = { colour: "label", x: "map-0", y: "map-1", chosen: null, near: [], match: null };
 
   // --- neighbours: cosine of the whole vectors ---
@@ -55,6 +56,7 @@
     const list = element("dl", { className: "facts" });
     const row = (name, value) => list.append(element("dt", {}, name), element("dd", {}, value));
     row("row", `#${content.ids[i]}`);
+    if (content.files) row("file", content.files[i]);
     for (const [name, { kinds, values }] of Object.entries(content.categories)) row(name, kinds[values[i]]);
     for (const [name, { values }] of Object.entries(content.measures)) row(name, number(values[i]));
     return list;
@@ -67,7 +69,7 @@
     const same = state.near.filter(({ index }) => label.values[index] === label.values[i]).length;
     const grid = element("div", { className: "neighbours" });
     for (const { index, cosine } of state.near) {
-      const kind = label.kinds[label.values[index]];
+      const kind = content.files && !classes ? content.files[index] : label.kinds[label.values[index]];
       const button = element("button", {
         type: "button", className: label.values[index] === label.values[i] ? "" : "other",
         title: `row #${content.ids[index]}, ${kind}, ${split.kinds[split.values[index]]}: cosine ${cosine.toFixed(3)}`,
@@ -80,8 +82,8 @@
     at("chosen").replaceChildren(
       element("div", { className: "self" }, picture(i), facts(i)),
       element("h2", {}, `Nearest ${state.near.length} of the ${n.toLocaleString("en")} shown`),
-      element("p", {}, `by cosine of all ${k} numbers; ${same} of its class`), grid,
-      element("p", { className: "note" }, "Prediction and surprise are a logistic probe’s, which has learnt from the labels of training images."));
+      element("p", {}, `by cosine of all ${k} numbers${classes ? `; ${same} of its class` : ""}`), grid,
+      element("p", { className: "note" }, classes ? "Prediction and surprise are a logistic probe’s, which has learnt from the labels of training images." : ""));
     at("chosen").scrollTop = 0;
     draw();
   }
@@ -99,8 +101,10 @@
       const i = content.ids.indexOf(Number(text.replace("#", "")));
       if (i >= 0) return void (at("found").value = "", choose(i));
       said = `row ${text} is not among those shown`;
+    } else if (content.files?.includes(text)) {
+      return void (at("found").value = "", choose(content.files.indexOf(text)));
     } else if (text) {
-      said = `no class is called ${text}`;
+      said = `no class ${content.files ? "or file " : ""}is called ${text}`;
     }
     at("found").value = said;
     draw();

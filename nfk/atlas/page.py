@@ -42,6 +42,7 @@ def render(atlas: Atlas) -> str:
 def _content(atlas: Atlas, images: Sheet) -> dict[str, Any]:
     return {
         "ids": atlas.ids.tolist(),
+        "files": atlas.files,
         "embedding": _base64(atlas.embedding),
         "plane": _base64(atlas.plane),
         "shares": atlas.shares.tolist(),

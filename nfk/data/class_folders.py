@@ -49,7 +49,8 @@ def open_tree(tree: Tree, source: str, digest: str, wanted: Wanted) -> Source:
             for names, encoded in _batches(tree, row, math.prod(shape)):
                 yield Block(np.asarray([row[name] for name in names]), decoded(encoded, list(map(tree.where, names))))
 
-    return Source(tree.path, shape, found.labels, found.class_names, source, digest, found.test_from, blocks)
+    return Source(tree.path, shape, found.labels, found.class_names, source, digest, found.test_from, blocks,
+                  tuple(row))
 
 
 def _places(tree: Tree) -> dict[str, tuple[str | None, str]]:

@@ -33,7 +33,8 @@ class Part(NamedTuple):
 class Source:
     """What an `ImageSet` is, with `blocks()` for the images: each call reads them once, from the first on.
 
-    `shape` is that of an image (h, w, c); `path` is what to name when all of it is too large.
+    `shape` is that of an image (h, w, c); `path` is what to name when all of it is too large; `names` are the files in
+    which the images lie, where each has one of its own.
     """
 
     path: Path | str
@@ -44,6 +45,7 @@ class Source:
     digest: str
     test_from: int | None
     blocks: Callable[[], Iterator[Block]]
+    names: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -36,5 +36,6 @@ def of_classes(source: Source, names: Sequence[str]) -> Source:
                 yield Block(row[block.rows[inside]], block.images[inside])
 
     test_from = None if source.test_from is None else int(kept[:source.test_from].sum())
+    files = None if source.names is None else tuple(name for name, keep in zip(source.names, kept, strict=True) if keep)
     return replace(source, labels=labels[kept], class_names=tuple(names), test_from=test_from, blocks=blocks,
-                   source=f"{source.source}, classes {', '.join(names)}")
+                   source=f"{source.source}, classes {', '.join(names)}", names=files)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from nfk import store
+from nfk import names, store
 from nfk.embedder import Embedder
 from nfk.stages.images import SPLITS
 
@@ -45,7 +45,7 @@ class Neighbours:
 
 def read(path: Path, embedder: Embedder) -> Neighbours:
     """What `nfk embed` wrote: a .parquet or .zarr of a registered embedder's, or a family's embeddings/F.zarr, whose
-    ids are then SPLIT/ROW, the row in the data's source.
+    ids are then the images' files, or SPLIT/ROW by the row in the data's source where they have none of their own.
 
     IndexFault or StoreError where they were made by another embedder than this (by its digests), are not finite or are
     none; a store's every byte is held against its digest.
@@ -95,5 +95,6 @@ def _zarr(path: Path, embedder: Embedder) -> tuple[list[str], np.ndarray, Mappin
     if found.attributes["scaling"] != embedder.settings["scaling"]:
         raise IndexFault(f"--index {path}: scaled {json.dumps(found.attributes['scaling'])}, the embedder "
                          f"{json.dumps(embedder.settings['scaling'])}; embed the images again")
-    ids = [f"{split}/{row}" for split in SPLITS for row in found[f"{split}_id"][:].tolist()]
+    ids = [name for split in SPLITS for name in names.read(found, f"{split}_file")
+           or (f"{split}/{row}" for row in found[f"{split}_id"][:].tolist())]
     return ids, np.concatenate([found[split][:] for split in SPLITS]), found.inputs

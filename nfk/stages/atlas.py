@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nfk import store, tracking
+from nfk import names, store, tracking
 from nfk.atlas.content import Atlas, Category, Measure
 from nfk.atlas.page import render
 from nfk.evaluation.each_image import isolation, read_each
@@ -64,6 +64,7 @@ def gather(params: Params, family: str, data: Images, model: str, factors: store
     rows = np.concatenate([vectors[split] for split in SPLITS])[chosen]
     known = np.concatenate([data.labels(split, count) for split, count in zip(SPLITS, counts, strict=True)])[chosen]
 
+    files = [name for split in SPLITS for name in names.read(embeddings, f"{split}_file") or ()]
     told(f"atlas@{family}", f"a map of {len(rows):,} images")
     categories: dict[str, Category] = {}
     measures: dict[str, Measure] = {}
@@ -89,7 +90,8 @@ def gather(params: Params, family: str, data: Images, model: str, factors: store
             "split": Category(SPLITS, of_split), **categories},
         measures=measures | {
             "isolation": Measure("mean cosine distance to the 10 nearest training images",
-                                 isolation(vectors["train"], rows, itself))})
+                                 isolation(vectors["train"], rows, itself))},
+        files=None if not files else tuple(files[place] for place in chosen))
 
 
 def _write(to: Path, page: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from nfk import store
+from nfk import names, store
 from nfk.data.decode import Wanted
 from nfk.data.image_set import DataError
 from nfk.data.read import open_source
@@ -75,6 +75,8 @@ def _write(path: Path, name: str, source: Source, rows: dict[str, Int64[np.ndarr
         writer.put("labels", source.labels[order])
         writer.put("split", np.repeat(np.arange(3, dtype=np.uint8), sizes))
         writer.put("source_row", order.astype(np.int64))
+        if source.names is not None:
+            names.put(writer, "file", [source.names[row] for row in order])
         writer.attributes.update(
             name=name, source=source.source, class_names=list(source.class_names),
             splits={split: [int(edges[i]), int(edges[i + 1])] for i, split in enumerate(rows)})

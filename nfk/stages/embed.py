@@ -6,7 +6,7 @@ from functools import partial
 
 import jax.numpy as jnp
 
-from nfk import store
+from nfk import names, store
 from nfk.fisher.embedding import embed, scale
 from nfk.fisher.vectors import FisherVectors
 from nfk.params import Params
@@ -23,7 +23,7 @@ def run(params: Params, family: str) -> Outcome:
     factors = store.read(workspace.factors_store(family)).expect(**made_from)
     inputs = {**made_from, "factors": factors.digest}
     right, scores = jnp.asarray(factors["right"][:]), net.scores
-    path = workspace.embeddings_store(family)
+    path, whole = workspace.embeddings_store(family), store.read(workspace.data_store(params))
     counts: dict[str, float | int] = {}
     scratches = []
     with store.write(path, inputs=inputs) as writer, progress(f"embed@{family}") as report:
@@ -37,6 +37,9 @@ def run(params: Params, family: str) -> Outcome:
             writer.put(split, scale(rows, params.embed.scaling, singular_values=factors["singular_values"][:],
                                     fitted=factors.attributes["examples"]))
             writer.put(f"{split}_id", data.source_rows(split)[: len(rows)])
+            start, _ = data.ranges[split]
+            if (files := names.read(whole, "file", start, start + len(rows))) is not None:
+                names.put(writer, f"{split}_file", files)
             counts[split] = len(rows)
         writer.attributes.update(scaling=params.embed.scaling, rank=right.shape[1])
     for scratch in scratches:

@@ -8,15 +8,14 @@ import numpy as np
 from jaxtyping import Float
 
 from nfk import store
-from nfk.data.decode import AS_IT_IS, Wanted, decode
+from nfk.data.decode import AS_IT_IS, Wanted
 from nfk.data.image_set import DataError
-from nfk.data.read import read
+from nfk.data.read import open_source
 from nfk.params import Params
 from nfk.progress import progress
 from nfk.stages.images import unit
 from nfk.stages.registered import opened
 
-_SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 _FORMATS = (".zarr", ".parquet")
 
 
@@ -41,15 +40,8 @@ def run(params: Params, reference: str, images: Path, to: Path, *, resize: bool 
 
 
 def _images(path: Path, wanted: Wanted) -> tuple[np.ndarray, list[str]]:
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in _SUFFIXES) if path.is_dir() else []
-    if not files:
-        found = read(str(path), wanted=wanted)
-        return found.images, [str(row) for row in range(len(found))]
-    if folders := sorted(entry.name for entry in path.iterdir() if entry.is_dir()):
-        raise DataError(f"{path}: holds {len(files):,} images beside the folder {folders[0]}; give one or the other")
-    shape = decode(files[0].read_bytes(), where=str(files[0]), wanted=wanted).shape
-    return (np.stack([decode(file.read_bytes(), where=str(file), wanted=wanted, shape=shape) for file in files]),
-            [file.name for file in files])
+    source = open_source(str(path), wanted)
+    return source.load().images, list(source.names or map(str, range(len(source))))
 
 
 def _write(
