@@ -29,8 +29,8 @@ def read_each(features: Features, labels: Labels, strengths: Sequence[float]) ->
     Rows of `test` that are training rows too are read by a probe that has seen their labels.
     """
     features = standardise(features)
-    classifier, _ = best_on_validation(logistic_path(features.train, labels.train, strengths),
-                                       features.validation, labels.validation)
+    classifier = best_on_validation(logistic_path(features.train, labels.train, strengths),
+                                    features.validation, labels.validation).classifier
     bits = -log_softmax(features.test @ classifier.weights.T + classifier.offsets, axis=1) / np.log(2)
     own = labels.test[:, None] == classifier.classes
     return Reading(classifier.predict(features.test),

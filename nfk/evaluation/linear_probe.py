@@ -25,7 +25,7 @@ class Probe(NamedTuple):
     strength: float
     validation_accuracy: float
     at_end: bool
-    """The strength is the first or last of the grid: a better one may lie beyond it."""
+    """The strength is the first or last of the grid, and no other was as good: a better one may lie beyond it."""
     converged: bool
     """The chosen classifier reached its tolerance."""
     predictions: Integer[np.ndarray, " t"]
@@ -49,6 +49,8 @@ class Choice(NamedTuple):
 
     classifier: LinearClassifier
     validation_accuracy: float
+    alone: bool
+    """No other was as good."""
 
 
 def best_on_validation(path: Iterable[LinearClassifier], rows: Float[np.ndarray, "v d"],
@@ -59,11 +61,13 @@ def best_on_validation(path: Iterable[LinearClassifier], rows: Float[np.ndarray,
     """
     best, below = None, 0
     for classifier in path:
-        choice = Choice(classifier, accuracy(classifier.predict(rows), labels).value)
+        choice = Choice(classifier, accuracy(classifier.predict(rows), labels).value, alone=True)
         if best is None or choice.validation_accuracy > best.validation_accuracy:
             best, below = choice, 0
         elif choice.validation_accuracy < best.validation_accuracy:
             below += 1
+        else:
+            best = best._replace(alone=False)
         if below == PATIENCE:
             break
     if best is None:
@@ -73,8 +77,8 @@ def best_on_validation(path: Iterable[LinearClassifier], rows: Float[np.ndarray,
 
 def _appraise(path: Iterable[LinearClassifier], features: Features, labels: Labels,
               strengths: Sequence[float]) -> Probe:
-    chosen, validation_accuracy = best_on_validation(path, features.validation, labels.validation)
+    chosen, validation_accuracy, alone = best_on_validation(path, features.validation, labels.validation)
     predictions = chosen.predict(features.test)
     return Probe(*accuracy(predictions, labels.test), chosen.strength, validation_accuracy,
-                 at_end=chosen.strength in (min(strengths), max(strengths)), converged=chosen.converged,
+                 at_end=alone and chosen.strength in (min(strengths), max(strengths)), converged=chosen.converged,
                  predictions=predictions)

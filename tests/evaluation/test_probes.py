@@ -70,8 +70,9 @@ def test_a_path_ends_at_the_second_strength_below_the_best():
             yield LinearClassifier(strength, np.array([0, 1]), np.array([-column, column]), np.zeros(2), True)
 
     best = best_on_validation(path([5, 7, 6, 8, 8, 7, 8, 6, 9]), np.eye(10), labels)
-    assert (best.classifier.strength, best.validation_accuracy) == (3, 0.8)
-    assert fitted == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert (best.classifier.strength, best.validation_accuracy, best.alone) == (3, 0.8, False)
+    assert best_on_validation(path([5, 7, 6]), np.eye(10), labels).alone
+    assert fitted[:-3] == [0, 1, 2, 3, 4, 5, 6, 7]
     with pytest.raises(ValueError, match="no strength"):
         best_on_validation([], np.eye(10), labels)
 
@@ -84,6 +85,8 @@ def test_an_end_of_the_grid_is_flagged(probe):
     inside, last, first = (probe(features, labels, grid) for grid in ([1e-4, 1.0, 1e4], [1e-4, 1.0], [1.0, 1e4]))
     assert (inside.strength, last.strength, first.strength) == (1.0, 1.0, 1.0)
     assert (inside.at_end, last.at_end, first.at_end) == (False, True, True)
+    easy, labels = clusters(3, dimension=4, distance=50.0)
+    assert not probe(easy, labels, [1e-3, 1.0, 1e3]).at_end, "all strengths are as good"
 
 
 @PROBES
