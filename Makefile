@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 PARALLEL ?= --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro test quick check docs bench
+.PHONY: repro test quick check docs bench newcomer
 
 repro: $(INSTALLED)   ## data to report, by DVC; what has not changed is not run again
 	@$(BIN)/nfk repro
@@ -17,8 +17,13 @@ test: $(INSTALLED)   ## every test, the end-to-end run included
 	@$(BIN)/python -m pytest tests/flows
 	@$(BIN)/python -m pytest $(PARALLEL) --ignore=tests/flows
 
-quick: $(INSTALLED)   ## the tests that need no pipeline
-	@$(BIN)/python -m pytest $(PARALLEL) --ignore=tests/flows -m "not slow"
+QUICK := $(filter-out tests/linalg/test_decompositions.py,$(wildcard tests/linalg/test_*.py)) tests/data \
+  tests/report tests/registry tests/atlas $(addprefix tests/test_,$(addsuffix .py,cli doctor names params progress store))
+quick: $(INSTALLED)   ## readers, stores, decompositions, pages, command line: what a change breaks first, in a minute
+	@$(BIN)/python -m pytest $(PARALLEL) -m "not slow" $(QUICK)
+
+newcomer:   ## the first hour of someone new, in a fresh clone and environment, with a browser where there is one
+	@$(PYTHON) -m tests.newcomer
 
 bench: $(INSTALLED)   ## the numerical core against its peers, about an hour; tables into the documentation
 	@$(BIN)/python -m tests.benchmarks.core

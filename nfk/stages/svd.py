@@ -100,5 +100,7 @@ def estimate(params: Params, vectors: FisherVectors) -> list[strategies.Plan]:
 
 
 def describe(plan: strategies.Plan) -> str:
-    return (f"{plan.strategy}: {plan.gradient_passes:.3g} gradients an example, {plan.product_flops:.2g} flop, "
-            f"{plan.bytes / 2**30:.2f} GiB, about {plan.seconds:.0f} s")
+    gradients = "gradient" if plan.gradient_passes == 1 else "gradients"
+    seconds = f"about {plan.seconds:.0f} s" if plan.seconds >= 0.5 else "under 1 s"
+    return (f"{plan.strategy}: {plan.gradient_passes:.3g} {gradients} an example, {plan.product_flops:.2g} flop, "
+            f"{plan.bytes / 2**30:.2f} GiB, {seconds}")
