@@ -109,7 +109,8 @@ def run(material: Material, params: SemiSupervisedParams, report: Report) -> Fin
         f"{counts[0]} labels: {best[counts[0]]['mean']:.1%} by {best['title']}, first of {len(order)}",
         {"methods": found, "labels": list(params.labels), "draws": params.draws, "steps": trainer.steps,
          "network": params.network.model, "parameters": int(network.architecture["parameters"])},
-        Table(("method", *(f"{count} labels, test %" for count in counts), "chosen on the first draw"), rows),
+        Table(("method", *(f"{count} labels, test % ± deviation" for count in counts), "chosen on the first draw"),
+              rows),
         {"few_labels": _figure(found, params.labels)})
 
 
