@@ -9,8 +9,8 @@ drop is paired with the control's, query by query.
 `probe`: a logistic regression on the activations' principal components (the pixels where the network tells none), its
 strength chosen on validation with all images in: cheap, and a convex problem whose change is due to the images alone.
 The features still come from a network that has seen them. `network`: a classifier trained again from the same start,
-the images left out replaced by others of their class, drawn at random and the same for every way, so that classes and
-batches keep their sizes: dear, few queries, and with the noise of training.
+the images left out replaced by others of their class, drawn by the same random numbers for every way, so that classes
+and batches keep their sizes: dear, few queries, and with the noise of training.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def run(material: Material, params: AttributionParams, report: Report) -> Findin
     compared = {features.name: features for features in material.representations()}
     rng = np.random.default_rng([material.seed, len(labels.test)])
     queries = rng.permutation(len(labels.test))[: params.queries]
-    rank = material.modes.right.shape[1]
+    embedding = max((one for name, one in compared.items() if name.startswith("nfk-")), key=lambda one: one.dimension)
     activations = next((one for name, one in compared.items() if name.startswith("activations-all-pca-")), None)
-    removals = nearest_of_class(compared[f"nfk-{rank}"], compared["pixels"], activations, labels, queries,
+    removals = nearest_of_class(embedding, compared["pixels"], activations, labels, queries,
                                 params.removed, rng)
     read = standardise(activations or compared["pixels"])
     strength, without = _probe(read, labels, params.strengths)

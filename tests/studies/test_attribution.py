@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nfk.evaluation.features import Features, Labels
+from nfk.evaluation.features import Features, Labels, truncate
 from nfk.studies import attribution
 from nfk.study_params import AttributionParams
 from tests.studies.made_material import material, silent, two_classes
@@ -75,3 +75,16 @@ def test_a_study_of_pixels_alone():
     assert "NFK kernel" in found.summary and found.table.rows[0][:2] == ("probe", "NFK kernel")
     with pytest.raises(ValueError, match="retrained: the family's network tells no logits"):
         attribution.run(material(images, labels, rank=3), params.model_copy(update={"retrained": 2}), silent)
+
+
+def test_the_embedding_is_the_widest_that_evaluate_compares():
+    """evaluate.ranks need not hold svd.rank."""
+    images, labels = two_classes()
+    given = material(images, labels, rank=3)
+    whole, pixels = given.representations()
+    cut = [truncate(whole, rank, name=f"nfk-{rank}") for rank in (2, 1)]
+    params = AttributionParams(family="any", queries=6, removed=10, strengths=(1e-2,))
+    drops = {name: attribution.run(given._replace(representations=lambda kept=kept: [*kept, pixels]), params, silent)
+             .numbers["probe"]["NFK cosine"]["drops"] for name, kept in (("both", cut), ("widest", cut[:1]),
+                                                                        ("narrow", cut[1:]))}
+    assert drops["both"] == drops["widest"] != drops["narrow"]
