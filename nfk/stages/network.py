@@ -64,7 +64,7 @@ def key(params: Params, purpose: str) -> jax.Array:
 def model_samples(params: Params, network: Network, images: Images) -> tuple[Examples, str]:
     """x ~ p_theta: the model's own samples, or training images where it has none (a classifier)."""
     count = params.statistics.model_samples
-    told(network.family, f"drawing {count:,} samples of the network's own, where it has any")
+    told(network.family, f"drawing {count:,} samples of its own, or taking training images where it draws none")
     drawn = network.model.sample(key(params, "samples"), count)
     if drawn is None:
         return images.examples("train", count), "training images"

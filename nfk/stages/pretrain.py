@@ -41,7 +41,8 @@ def run(params: Params, family: str) -> Outcome:
     for check in failed:
         told(f"pretrain@{family}", f"check failed: {check.name}={check.value:.3g}, bound {check.bound:.3g}; "
              f"{check.remedy}", warning=True)
-    verdict = f"{len(trained.checks) - len(failed)} of {len(trained.checks)} checks passed"
+    verdict = (f"{len(trained.checks) - len(failed)} of {len(trained.checks)} checks passed" if trained.checks
+               else "nothing to check")
     return Outcome(
         f"{config.model}, {card['parameters']:,} parameters, {verdict} -> {folder}",
         params={f"families.{family}": config.model_dump()},
