@@ -71,7 +71,7 @@ def run(material: Material, params: OutliersParams, report: Report) -> Findings:
             {name: (one["value"], one["standard_error"]) for name, one in found.items()},
             ours=[name for name in order if name.startswith(("nfk", "potential"))],
             label="Area under the ROC curve (0.5: tells nothing)", limits=(0.0, 1.0),
-            title="\n".join(["Telling outliers from test images", *textwrap.wrap(outliers.source, 60)]))})
+            title="\n".join(["Telling outliers from test images", *textwrap.wrap(outliers.source, 44)]))})
 
 
 def read(params: OutliersParams, shape: tuple[int, int, int]) -> Outliers:
