@@ -40,6 +40,29 @@ class EigenvalueErrorParams(StudyParams):
     passes: PositiveInt = Field(6, description="of stream; the paper's are 11")
 
 
+TimedWay = Literal["auto", "stream", "jvp", "explicit"]
+
+
+class TimingParams(StudyParams):
+    """Seconds of the leading modes against the number of images: ours, the paper's algorithm, and the whole matrix."""
+
+    study: Literal["timing"] = "timing"
+    rank: PositiveInt = 32
+    first: Annotated[int, Field(ge=1, le=30)] = Field(7, description="the smallest number of images is 2^first")
+    last: Annotated[int, Field(ge=1, le=30)] = Field(11, description="the largest is 2^last")
+    ways: Annotated[tuple[TimedWay, ...], Field(min_length=1)] = ("auto", "stream", "jvp", "explicit")
+    oversampling: Annotated[int, Field(ge=0)] = Field(16, description="of auto and stream; the paper's is 10")
+    passes: PositiveInt = Field(6, description="of auto and stream; the paper's are 11")
+    seconds: Positive = Field(120.0, description="a way ends before what would take longer")
+    memory_gib: Positive = Field(4.0, description="or need more memory")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> TimingParams:
+        if self.first > self.last:
+            raise ValueError(f"first={self.first} is above last={self.last}; give the smaller exponent first")
+        return self
+
+
 class RetrievalParams(StudyParams):
     """How many of the nearest training images have the class of a test image."""
 
@@ -207,7 +230,7 @@ class ComponentsParams(StudyParams):
 
 
 AnyStudy = Annotated[
-    EigenvalueErrorParams | RetrievalParams | DistillationParams | SemiSupervisedParams | PretextParams
+    EigenvalueErrorParams | TimingParams | RetrievalParams | DistillationParams | SemiSupervisedParams | PretextParams
     | AblationsParams | OutliersParams | AttributionParams | InversionParams | ComponentsParams,
     Field(discriminator="study")]
 
