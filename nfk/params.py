@@ -207,7 +207,7 @@ def load(path: Path | str = PARAMS_FILE) -> Params:
 
 
 def _followed(pipeline: Path) -> list[str]:
-    """The sections that stages of dvc.yaml depend on, which DVC wants written out."""
+    """The sections that stages of dvc.yaml depend on, or are made for each entry of: DVC wants them written out."""
     from ruamel.yaml import YAML
 
     if not pipeline.exists():
@@ -215,6 +215,8 @@ def _followed(pipeline: Path) -> list[str]:
     stages = YAML(typ="safe", pure=True).load(pipeline.read_text(encoding="utf-8")).get("stages", {})
     named = {key.partition(".")[0] for stage in stages.values() for key in stage.get("do", stage).get("params", [])
              if isinstance(key, str)}
+    named |= {stage["foreach"].removeprefix("${").removesuffix("}") for stage in stages.values()
+              if isinstance(stage.get("foreach"), str)}
     return [name for name in Params.model_fields if name in named]
 
 
