@@ -95,7 +95,7 @@ def test_a_section_that_dvc_follows_must_be_written_out(tmp_path):
         params.load(file)
     file.write_text("families: {gan: {model: dcgan}}\nseed: 0\ntheta: {}\n")
     assert params.load(file).theta == {}
-    (tmp_path / "dvc.yaml").write_text("stages: {a: {cmd: x, params: [seed]}, b: {foreach: '${studies}', do: {cmd: y}}}")
+    (tmp_path / "dvc.yaml").write_text("stages: {b: {foreach: '${studies}', do: {cmd: y}}}")
     with pytest.raises(params.ParamsError, match=r"studies: missing, and DVC follows it; add studies: \{\}"):
         params.load(file)
 
