@@ -22,6 +22,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -66,8 +67,7 @@ def run(material: Material, params: TimingParams, report: Report) -> Findings:
     counts = [2**exponent for exponent in range(params.first, params.last + 1)]
     curves: dict[TimedWay, Curve] = {}
     for way in params.ways:
-        curves[way] = _curve(material, way, counts, params, lambda done, total, what, way=way: report(
-            done, total, f"{TITLES[way]}, {what}"))
+        curves[way] = _curve(material, way, counts, params, _titled(report, TITLES[way]))
     numbers = {
         "rank": params.rank, "parameters": material.scores.size, "images": counts, "ways": {
             way: {"seconds": {str(n): timed.seconds for n, timed in curve.points.items()},
@@ -89,10 +89,8 @@ def _curve(material: Material, way: TimedWay, counts: list[int], params: TimingP
         if why := _too_dear(vectors, way, params, points):
             return Curve(points, f"{n:,} images: {why}")
         try:
-            points[n] = _kept(material, f"{way} {n}", lambda vectors=vectors, n=n: timed(
-                lambda: squares(vectors, way, params, material.key("svd"),
-                                lambda done, total, what: progress(done, total, f"{n:,} images, {what}")),
-                first=not points))
+            run_once = partial(squares, vectors, way, params, material.key("svd"), _titled(progress, f"{n:,} images"))
+            points[n] = _kept(material, f"{way} {n}", partial(timed, run_once, first=not points))
         except strategies.MemoryBudgetError:
             return Curve(points, f"{n:,} images: no strategy fits memory_gib={params.memory_gib:g}")
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -100,6 +98,13 @@ def _curve(material: Material, way: TimedWay, counts: list[int], params: TimingP
                 raise
             return Curve(points, f"{n:,} images: the machine has no memory left for them")
     return Curve(points, "")
+
+
+def _titled(progress: Progress, title: str) -> Progress:
+    def show(done: int, total: int, what: str) -> None:
+        progress(done, total, f"{title}, {what}")
+
+    return show
 
 
 def _too_dear(vectors: FisherVectors, way: TimedWay, params: TimingParams, points: dict[int, Timed]) -> str:
