@@ -39,6 +39,12 @@ app.add_typer(registry_app, name="registry")
 
 Family = Annotated[str, typer.Argument(help="a family of params.yaml, such as gan",
                                        autocompletion=completion.families)]
+Distributed = Annotated[bool, typer.Option("--distributed", help="as one of several processes that share the images; "
+                                           "SLURM, Open MPI or a Kubernetes indexed Job say which, or these three")]
+Coordinator = Annotated[str | None, typer.Option(metavar="HOST:PORT", help="of process 0, which listens there; also "
+                                                 "by NFK_COORDINATOR")]
+Processes = Annotated[int | None, typer.Option(min=1, help="how many there are; also by NFK_PROCESSES")]
+Process = Annotated[int | None, typer.Option(min=0, help="which this one is, from 0; also by NFK_PROCESS")]
 
 
 @app.callback()
@@ -71,15 +77,44 @@ def _stage_command(stage: str, text: str, per_family: bool) -> None:
             runner.run(stage)
 
 
+def _shared_stage_command(stage: str, text: str) -> None:
+    @app.command(stage, help=text)
+    def for_a_family(
+        family: Family, distributed: Distributed = False, coordinator: Coordinator = None,
+        processes: Processes = None, process: Process = None,
+    ) -> None:
+        _run_shared(stage, family, distributed, coordinator, processes, process)
+
+
+def _run_shared(
+    stage: str, family: str, distributed: bool, coordinator: str | None, processes: int | None, process: int | None
+) -> None:
+    """Run a stage alone, or as one of several processes."""
+    from nfk.stages import runner
+
+    if not distributed:
+        if (coordinator, processes, process) != (None, None, None):
+            raise ValueError("--coordinator, --processes and --process go with --distributed; add it")
+        runner.run(stage, family)
+        return
+    from nfk import hosts
+
+    group = hosts.join(hosts.place(os.environ, coordinator=coordinator, processes=processes, process=process))
+    if group.index > 0:
+        os.environ[progress_of_jobs.VARIABLE] = "none"
+    with hosts.together():
+        runner.run(stage, family, group)
+
+
 for _stage, _text, _per_family in (
     ("baselines", "Probe the pixels and their principal components.", False),
     ("pretrain", "Train the family's network, write models/FAMILY.", True),
-    ("statistics", "Mean score and Fisher information, to statistics/FAMILY.zarr.", True),
-    ("svd", "Factor the Fisher vectors, to factors/FAMILY.zarr.", True),
     ("evaluate", "Probe the embeddings and their rivals, to evaluation/FAMILY.", True),
     ("report", "One page of all results, to report/index.html.", False),
 ):
     _stage_command(_stage, _text, _per_family)
+_shared_stage_command("statistics", "Mean score and Fisher information, to statistics/FAMILY.zarr.")
+_shared_stage_command("svd", "Factor the Fisher vectors, to factors/FAMILY.zarr.")
 
 
 @app.command(help="Ask one question more of a family's network, to studies/NAME.")
@@ -130,6 +165,8 @@ def embed(
     to: Annotated[Path, typer.Option(help="with --model: the .zarr or .parquet to write")] = _EMBEDDINGS,
     resize: Annotated[bool, typer.Option("--resize", help="with --model: bring images to the network's size and "
                                          "channels")] = False,
+    distributed: Distributed = False, coordinator: Coordinator = None, processes: Processes = None,
+    process: Process = None,
 ) -> None:
     """Embed the data set, or any images by a registered embedder.
 
@@ -138,9 +175,9 @@ def embed(
         if resize or to != _EMBEDDINGS:
             raise ValueError("--to and --resize go with --model; embed.scaling and data.resize of params.yaml are for "
                              "the family's own")
-        from nfk.stages import runner
-
-        runner.run("embed", what)
+        _run_shared("embed", what, distributed, coordinator, processes, process)
+    elif distributed:
+        raise ValueError("--distributed is for a family's own images; leave out --model")
     else:
         from nfk.params import load
         from nfk.stages import embed_offline

@@ -7,17 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Protocol
 
 import numpy as np
 
-from nfk.store import Store, StoreWriter
+from nfk.store import Store
 
 
-def put(writer: StoreWriter, name: str, values: Sequence[str]) -> None:
+class Writer(Protocol):
+    """What writes a store, alone or with others."""
+
+    def put(self, name: str, values: np.ndarray) -> None:
+        """A whole array."""
+
+
+def put(writer: Writer, name: str, values: Sequence[str]) -> None:
     """Write n names as the arrays NAME_bytes (uint8) and NAME_ends (n,) (int64). A file's name that is no UTF-8 has the
     bytes that are none written as \\udcXX."""
     encoded = [value.encode("utf-8", "backslashreplace") for value in values]
-    writer.put(f"{name}_bytes", np.frombuffer(b"".join(encoded), np.uint8), compress=True)
+    writer.put(f"{name}_bytes", np.frombuffer(b"".join(encoded), np.uint8))
     writer.put(f"{name}_ends", np.cumsum([len(value) for value in encoded], dtype=np.int64))
 
 

@@ -15,7 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,16 +67,19 @@ class StoreWriter:
     def __init__(self, folder: Path) -> None:
         import zarr
 
-        self._folder = folder
+        self.folder = folder
         self._group = zarr.open_group(str(folder), mode="w", zarr_format=3)
         self.attributes: dict[str, Any] = {}
 
-    def create(self, name: str, shape: tuple[int, ...], dtype: Any, *, compress: bool = False) -> Any:
-        """An empty array, sharded by rows, every chunk under CRC-32C. Writers must own whole shards."""
+    def create(
+        self, name: str, shape: tuple[int, ...], dtype: Any, *, compress: bool = False, share: int | None = None
+    ) -> Any:
+        """An empty array, sharded by rows, every chunk under CRC-32C. Writers must own whole shards: with `share` a
+        shard ends at each multiple of so many rows."""
         import zarr
         from zarr.codecs import Crc32cCodec, ZstdCodec
 
-        chunks, shards = _layout(shape, np.dtype(dtype))
+        chunks, shards = _layout(shape, np.dtype(dtype), share)
         codecs = [ZstdCodec(level=3)] if compress else []  # float32 factors shrink by a tenth: not worth it
         return self._group.create_array(
             name, shape=shape, dtype=np.dtype(dtype), chunks=chunks, shards=shards,
@@ -189,14 +192,26 @@ def _manifest(folder: Path, inputs: dict[str, str], attributes: dict[str, Any]) 
     return {**manifest, "digest": json_digest(manifest)}
 
 
-def _layout(shape: tuple[int, ...], dtype: np.dtype) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Chunks of about 1 MiB and shards of about 64 MiB, cut along the rows only."""
+def _layout(
+    shape: tuple[int, ...], dtype: np.dtype, share: int | None = None
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Chunks of about 1 MiB and shards of about 64 MiB, cut along the rows only; with `share` as much of it as divides
+    it and is no more."""
     row_bytes = max(1, dtype.itemsize * math.prod(shape[1:]))
     rows = max(1, shape[0])
+    if share is not None:
+        rest = tuple(max(1, extent) for extent in shape[1:])
+        shard_rows = _divisor(share, _SHARD_BYTES // row_bytes)
+        return (_divisor(shard_rows, _CHUNK_BYTES // row_bytes), *rest), (shard_rows, *rest)
     chunk_rows = min(rows, max(1, _CHUNK_BYTES // row_bytes))
     chunks_in_shard = max(1, min(_SHARD_BYTES // (chunk_rows * row_bytes), -(-rows // chunk_rows)))
     rest = tuple(max(1, extent) for extent in shape[1:])
     return (chunk_rows, *rest), (chunk_rows * chunks_in_shard, *rest)
+
+
+def _divisor(number: int, most: int) -> int:
+    """The largest divisor of `number` that is at most `most`, and at least 1."""
+    return next(candidate for candidate in range(min(number, max(most, 1)), 0, -1) if number % candidate == 0)
 
 
 # --- scratch: unfinished work, outside what DVC tracks ---
@@ -249,6 +264,8 @@ class Scratch:
 
     def clear(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)
+        with suppress(OSError):  # other processes' parts of the same work, or other work, are there
+            self._folder.parent.rmdir()
 
 
 # --- small durable files and digests ---

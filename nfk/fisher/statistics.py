@@ -14,6 +14,7 @@ from jaxtyping import Float
 
 from nfk.checkpoint import Checkpoint, Forgetful
 from nfk.fisher.scores import Examples, Scores
+from nfk.linalg.group import Alone, Group, share
 from nfk.linalg.rows import Progress, silent
 
 
@@ -77,27 +78,38 @@ def fisher_statistics(
     *,
     block: int = 256,
     checkpoint: Checkpoint | None = None,
+    group: Group | None = None,
     progress: Progress = silent,
 ) -> FisherStatistics:
-    """Z and I over `samples` in one pass.
+    """Z and I over `samples` in one pass, which the processes of a `group` share.
 
     Cost: one gradient per sample. Memory: a few blocks of b p numbers; nothing grows with the number of
     samples. Resumes from `checkpoint` on the same bits. Raises ScoreError for scores that are not finite.
     """
-    checkpoint = Forgetful() if checkpoint is None else checkpoint
-    total, first = samples.shape[0], 0
+    checkpoint, group = Forgetful() if checkpoint is None else checkpoint, Alone() if group is None else group
+    total = samples.shape[0]
     moments = Moments(0, np.zeros(scores.size), np.zeros(scores.size))
     if total < 2:
         raise ValueError(f"{total} samples give no variance; give at least 2")
     if (kept := checkpoint.load("moments")) is not None:
-        first = int(kept["count"][0])
-        moments = Moments(first, kept["mean"], kept["deviations"])
-    for start in range(first, total, block):
+        moments = Moments(int(kept["count"][0]), kept["mean"], kept["deviations"])
+    own = share(-(-total // block), group)
+    for start in range(own.start * block + moments.count, min(own.stop * block, total), block):
         stop = min(total, start + block)
         rows = np.asarray(scores(samples[start:stop], start))
         moments = moments.merge(block_moments(rows))
-        progress(stop, total, "scores")
+        progress(stop - own.start * block, min(own.stop * block, total) - own.start * block, "scores")
         if checkpoint.due():
             checkpoint.save("moments", {"count": np.array([moments.count]), "mean": moments.mean,
                                         "deviations": moments.deviations})
+    moments = _together(moments, group)
     return FisherStatistics(moments.mean, moments.deviations / moments.count, moments.count)
+
+
+def _together(own: Moments, group: Group) -> Moments:
+    """The moments of all processes' examples: as `Moments.merge`, of as many parts as there are."""
+    if group.size == 1:
+        return own
+    count = int(group.total(np.array([own.count]))[0])
+    mean = group.total(own.mean * (own.count / count))
+    return Moments(count, mean, group.total(own.deviations + own.count * (own.mean - mean) ** 2))

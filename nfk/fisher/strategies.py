@@ -29,13 +29,16 @@ from nfk.linalg.cogram import cogram_svd
 from nfk.linalg.eigen import dense
 from nfk.linalg.factors import Factors, with_rounding
 from nfk.linalg.gram import gram_svd
+from nfk.linalg.group import Alone, Group, share
 from nfk.linalg.krylov import block_krylov, sample_rows
 from nfk.linalg.orthonormal import inner
-from nfk.linalg.rows import KeptRows, Progress, RowBlocks, StoredRows, fused_pass, silent
+from nfk.linalg.rows import KeptRows, Progress, RowBlocks, StoredRows, block_count, fused_pass, silent
 from nfk.linalg.subspace import subspace_svd
 
 Strategy = Literal["explicit", "gram", "cogram", "stored", "stream", "jvp"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
+BY_GROUPS: tuple[Strategy, ...] = ("stored", "stream")
+"""Those that several processes can share"""
 LIKELY_PASSES = 6
 """Passes after which block Krylov mostly meets its tolerance, one less where it starts from a sample; bytes are counted
 for the most it may take."""
@@ -208,14 +211,19 @@ def decompose(
     tolerance: float = 0.0,
     memory_bytes: int = 4 * 2**30,
     checkpoint: RowCheckpoint | None = None,
+    group: Group | None = None,
     progress: Progress = silent,
 ) -> Factors:
     """The leading `rank` modes of V by the strategy named; all agree to their tolerance. `jvp` takes the paper's own
-    oversampling and power iterations.
+    oversampling and power iterations. The processes of a `group` share the rows, by `stored` and `stream` alone.
 
     Each s_i^2 comes with an estimate of its error (`Factors.errors`): rounding is judged from one block of gradients
     in float64, where the model can be evaluated in it.
     """
+    group = Alone() if group is None else group
+    if group.size > 1 and strategy not in BY_GROUPS:
+        raise ValueError(f"svd.strategy={strategy} is for one process, here are {group.size}; set it to "
+                         f"{' or '.join(BY_GROUPS)}")
     itemsize = vectors.scores.dtype.itemsize
     resident = resident_rows(vectors.shape, rank=rank, block_rows=vectors.block_rows, memory_bytes=memory_bytes,
                              itemsize=itemsize)
@@ -231,8 +239,11 @@ def decompose(
     else:
         factors = block_krylov(rows, rank=rank, key=key, oversampling=oversampling, passes=passes,
                                tolerance=tolerance, dtype=vectors.scores.dtype, checkpoint=checkpoint,
-                               progress=progress)
-    return with_rounding(factors, *vectors.sample64(_sample(vectors)))
+                               group=group, progress=progress)
+    own = share(block_count(vectors), group)
+    among = [min(bound * vectors.block_rows, vectors.shape[0]) for bound in (own.start, own.stop)]
+    sample = vectors.sample64(-(-_sample(vectors) // group.size), (among[0], among[1]))
+    return with_rounding(factors, *sample, group)
 
 
 def _sample(vectors: FisherVectors) -> int:

@@ -59,18 +59,24 @@ class FisherVectors:
         """The examples of block `index`, (b, ...) as they were given; not the ones read ahead."""
         return self._slice(index)
 
-    def sample64(self, count: int) -> tuple[Float[np.ndarray, "b p"], Int[np.ndarray, " b"]]:
+    def sample64(
+        self, count: int, among: tuple[int, int] | None = None
+    ) -> tuple[Float[np.ndarray, "b p"], Int[np.ndarray, " b"]]:
         """About `count` rows, evenly spread in a few runs, in float64 from gradients in float64; and which they are.
+        `among` those from a first one to one before a last (whole examples), counted from the first; None: all.
 
         Where the model cannot be evaluated in float64, or is another function there (noise drawn in the default
         precision: the rows differ by more than 1 %), the rows of `block` as they are.
         """
         rows_each = self.scores.rows_each
-        count = -(-count // rows_each)  # of examples
+        first, last = (bound // rows_each for bound in among or (0, self.shape[0]))
+        count = min(-(-count // rows_each), last - first)  # of examples
+        if count == 0:
+            return np.zeros((0, self.shape[1])), np.zeros(0, int)
         runs = min(_RUNS, count)
         each = count // runs
-        starts = np.linspace(0, self.shape[0] // rows_each - each, runs).astype(int)
-        which = np.concatenate([np.arange(start * rows_each, (start + each) * rows_each) for start in starts])
+        starts = np.linspace(first, last - each, runs).astype(int)
+        which = np.concatenate([np.arange(start * rows_each, (start + each) * rows_each) for start in starts - first])
         examples = np.concatenate([np.asarray(self._examples[start : start + each]) for start in starts.tolist()])
         block = np.asarray(self.scores.whitened(examples, self.mean, self.weight), np.float64)
         try:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from nfk.linalg.blas import threads_for
+from nfk.linalg.group import Alone, Group
 
 _COLUMNS = 1 << 16
 
@@ -19,7 +20,7 @@ class Factors(NamedTuple):
     singular_values: Float[np.ndarray, " k"]
     """s, float64"""
     left: Float[np.ndarray, "n k"]
-    """U = V W diag(1 / s)"""
+    """U = V W diag(1 / s); of a group, the rows of this process"""
     right: Float[Array, "p k"]
     """W, orthonormal columns"""
     residuals: Float[np.ndarray, " k"]
@@ -70,9 +71,11 @@ def with_positive_peaks(
     return left * np.asarray(signs)[None, :], right * signs[None, :]
 
 
-def with_rounding(factors: Factors, exact: Float[np.ndarray, "m p"], which: Int[np.ndarray, " m"]) -> Factors:
-    """The factors with the rounding error of each s_i^2 added to `errors`, judged from the rows `which` of V in
-    higher precision.
+def with_rounding(
+    factors: Factors, exact: Float[np.ndarray, "m p"], which: Int[np.ndarray, " m"], group: Group | None = None
+) -> Factors:
+    """The factors with the rounding error of each s_i^2 added to `errors`, judged from the rows `which` (of
+    `factors.left`, in higher precision) of every process.
 
     To first order a perturbation dV moves ln s_i^2 by sum over rows x of c_x = 2 u_xi (dV_x w_i) / s_i, and
     dV_x w_i is what V_x w_i, from the exact row, differs from the s_i u_xi that was found. Were the n terms
@@ -81,7 +84,8 @@ def with_rounding(factors: Factors, exact: Float[np.ndarray, "m p"], which: Int[
     on its kink, which falls to either side by round-off) is not seen unless the sample has such a row. Cost: 2 m p k
     flops in float64.
     """
-    n = len(factors.left)
+    group = Alone() if group is None else group
+    n, count = group.total(np.array([len(factors.left), len(which)]))
     right = np.asarray(factors.right)
     image, lengths = np.zeros((len(exact), right.shape[1])), np.zeros(right.shape[1])
     with threads_for(2 * exact.size * right.shape[1]):
@@ -91,7 +95,8 @@ def with_rounding(factors: Factors, exact: Float[np.ndarray, "m p"], which: Int[
             lengths += np.einsum("pk,pk->k", part, part)
     found = factors.left[which].astype(np.float64)
     moved = 2 * found * (image / np.sqrt(lengths)[None, :] / factors.singular_values[None, :] - found)
-    variance = moved.var(axis=0, ddof=1) if len(moved) > 1 else np.zeros_like(lengths)
-    drift = moved.mean(axis=0) ** 2 + variance / len(moved)
+    mean = group.total(moved.sum(axis=0)) / count
+    variance = group.total(((moved - mean[None, :]) ** 2).sum(axis=0)) / max(count - 1, 1)
+    drift = mean**2 + variance / count
     rounding = np.sqrt(n**2 * drift + n * variance)
     return factors._replace(errors=factors.errors + rounding)

@@ -27,8 +27,9 @@ from nfk.checkpoint import Forgetful, RowCheckpoint, RowFile
 from nfk.linalg.blas import threads_for
 from nfk.linalg.factors import Factors, RankError, numerical_rank, with_positive_peaks
 from nfk.linalg.gram import gram_svd
+from nfk.linalg.group import Alone, Group, all_have, from_first, share
 from nfk.linalg.orthonormal import orthonormalise, product64, project_out
-from nfk.linalg.rows import Progress, RowBlocks, StoredRows, block_count, fused_pass, silent
+from nfk.linalg.rows import Progress, RowBlocks, SomeRows, StoredRows, block_count, fused_pass, silent
 
 _ROWS = 1 << 12
 _SAMPLE, _RANDOM = 8, 8
@@ -53,41 +54,44 @@ def block_krylov(
     tolerance: float = 0.0,
     dtype: np.dtype | type = np.float32,
     checkpoint: RowCheckpoint | None = None,
+    group: Group | None = None,
     progress: Progress = silent,
 ) -> Factors:
     """The leading `rank` modes of V.
 
-    Stops before `passes` once the residual of every kept mode is at most `tolerance`.
+    Stops before `passes` once the residual of every kept mode is at most `tolerance`. The processes of a `group` pass
+    over a share of the rows each, and U has those rows; all else they find is the same. Each needs a checkpoint of its
+    own, and for all that is not of the rows process 0's alone is used.
 
     Cost: at most `passes` passes over the data of 4 n p l flops each, l = rank + oversampling, about
     6 p (passes * l)^2 flops to orthogonalise, and for Q_1 the rows of at most n / 8 examples. Memory: the basis,
     (passes + 3) p l, and U, n k, beside one block; Y, passes * n * l numbers, goes to files. Returns fewer than `rank`
-    modes where V has no more. Raises RankError if rank exceeds min(n, p) or V is zero, Interrupted for Ctrl-C once a
-    pass is whole.
+    modes where V has no more. A group sums p l numbers a pass. Raises RankError if rank exceeds min(n, p) or V is
+    zero, Interrupted for Ctrl-C once a pass is whole.
     """
     n, p = rows.shape
     if not 1 <= rank <= min(n, p):
         raise RankError(f"rank={rank} is not in 1..min(n, p)={min(n, p)}; lower it (svd.rank)")
     if passes < 1:
         raise RankError(f"passes={passes} is below 1; raise it")
-    checkpoint = Forgetful() if checkpoint is None else checkpoint
+    checkpoint, group = Forgetful() if checkpoint is None else checkpoint, Alone() if group is None else group
     width = min(rank + oversampling, n, p)
-    basis = [_start(rows, width, passes, key, dtype, checkpoint, progress)]
+    basis = [_start(rows, width, passes, key, dtype, checkpoint, group, progress)]
+    own = SomeRows(rows, share(block_count(rows), group))
     images: list[RowFile] = []
     gram, squared_norm = np.zeros((0, 0)), 0.0
     missed: list[Float[np.ndarray, "_ _"]] = []
     found: list[_Modes] = []
     for number in range(1, passes + 1):
         try:
-            step, left = _pass(rows, basis[-1], number, passes, checkpoint, progress)
+            image, norm, left = _pass(own, basis[-1], number, passes, checkpoint, group, progress)
         except KeyboardInterrupt as stop:
             if not found:
                 raise
-            raise Interrupted(partial(_factors, rows, images, basis, found, squared_norm)) from stop
-        squared_norm = float(step["squared_norm"][0])
+            raise Interrupted(partial(_factors, own, images, basis, found, squared_norm)) from stop
+        squared_norm = norm
         images.append(left)
-        gram = _bordered(gram, images, n)
-        image = jnp.asarray(step["right"])
+        gram = _bordered(gram, images, own.shape[0], group)
         outside = project_out(project_out(image, basis), basis)  # what the span so far misses of Z
         found.append(_rayleigh_ritz(gram, [*missed, product64(outside, outside)], rank, float(np.finfo(dtype).eps),
                                     max(n, p)))
@@ -100,26 +104,28 @@ def block_krylov(
         defect = project_out(outside, [following])  # what even Q_{j+1} misses: round-off
         missed.append(product64(defect, defect))
         basis.append(following)
-    return _factors(rows, images, basis, found, squared_norm)
+    return _factors(own, images, basis, found, squared_norm)
 
 
 def _pass(
-    rows: RowBlocks, block: Float[Array, "p r"], number: int, passes: int, checkpoint: RowCheckpoint,
+    rows: RowBlocks, block: Float[Array, "p r"], number: int, passes: int, checkpoint: RowCheckpoint, group: Group,
     progress: Progress,
-) -> tuple[dict[str, np.ndarray], RowFile]:
-    """Pass `number`, made or found whole: Z_j and ||V||_F^2, and Y_j."""
+) -> tuple[Float[Array, "p r"], float, RowFile]:
+    """Pass `number`, made or found whole: Z_j and ||V||_F^2, and Y_j of these rows."""
     step, name = checkpoint.load(f"krylov-{number}"), f"krylov-pass-{number}"
-    if step is not None:
-        left = checkpoint.rows(name, block.shape[1], block.dtype)
-        if left.checksum(rows.shape[0]) == int(step["crc"][0]):
-            return step, left
+    left = checkpoint.rows(name, block.shape[1], block.dtype)
+    if all_have(group, step is not None and left.checksum(rows.shape[0]) == int(step["crc"][0])):
+        kept = step["right"] if group.index == 0 else np.empty(block.shape, block.dtype)
+        return jnp.asarray(from_first(group, kept)), float(step["squared_norm"][0]), left
     done = fused_pass(rows, block, checkpoint=checkpoint, name=name,
                       label=f"pass {number} of at most {passes}", progress=progress)
     done.left.sync()
-    step = {"right": np.asarray(done.right), "squared_norm": np.array([done.squared_norm]),
-            "crc": np.array([done.left.checksum(rows.shape[0])])}
-    checkpoint.save(f"krylov-{number}", step)
-    return step, done.left
+    right = group.total(np.asarray(done.right))
+    squared_norm = group.total(np.array([done.squared_norm]))
+    checkpoint.save(f"krylov-{number}", {
+        "squared_norm": squared_norm, "crc": np.array([done.left.checksum(rows.shape[0])]),
+        **({"right": right} if group.index == 0 else {})})
+    return jnp.asarray(right), float(squared_norm[0]), done.left
 
 
 def _factors(
@@ -144,9 +150,20 @@ def sample_rows(n: int, width: int, passes: int, block_rows: int) -> int:
 
 def _start(
     rows: RowBlocks, width: int, passes: int, key: Key[Array, ""], dtype: np.dtype | type, checkpoint: RowCheckpoint,
+    group: Group, progress: Progress,
+) -> Float[Array, "p l"]:
+    """Q_1: right singular directions of `sample_rows` of the rows, in blocks evenly spread, and random ones; process 0
+    makes it for all of a group."""
+    if group.index > 0:
+        return jnp.asarray(from_first(group, np.empty((rows.shape[1], width), dtype)))
+    start = _made_start(rows, width, passes, key, dtype, checkpoint, progress)
+    return start if group.size == 1 else jnp.asarray(from_first(group, np.asarray(start)))
+
+
+def _made_start(
+    rows: RowBlocks, width: int, passes: int, key: Key[Array, ""], dtype: np.dtype | type, checkpoint: RowCheckpoint,
     progress: Progress,
 ) -> Float[Array, "p l"]:
-    """Q_1: right singular directions of `sample_rows` of the rows, in blocks evenly spread, and random ones."""
     if (kept := checkpoint.load("krylov-start")) is not None:
         return jnp.asarray(kept["start"])
     n, p = rows.shape
@@ -188,13 +205,16 @@ class _Modes(NamedTuple):
     residuals: Float[np.ndarray, " k"]
 
 
-def _bordered(gram: Float[np.ndarray, "a a"], images: list[RowFile], n: int) -> Float[np.ndarray, "b b"]:
+def _bordered(
+    gram: Float[np.ndarray, "a a"], images: list[RowFile], n: int, group: Group
+) -> Float[np.ndarray, "b b"]:
     """Y^T Y in float64 for Y = [Y_1 Y_2 ...], given that of Y's leading columns."""
     old = len(gram)
     border = np.zeros((old + images[-1].columns, images[-1].columns))
     with threads_for(2 * n * border.size):
         for _, part in _by_rows(images, n):
             border += part.T @ part[:, old:]
+    border = group.total(border)
     return np.block([[gram, border[:old]], [border[:old].T, border[old:]]])
 
 

@@ -60,21 +60,35 @@ class DenseRows(KeptRows):
         return jnp.asarray(self._matrix[start:stop])
 
 
-class StoredRows(KeptRows):
-    """Any rows, or those of some blocks (in ascending order, no other than the last one short), kept after they were
-    first computed: a float for each number, for passes that cost only their products."""
+class SomeRows:
+    """Those rows of others that are in some blocks: in ascending order, no other than the last one short."""
 
-    def __init__(self, rows: RowBlocks, blocks: Sequence[int] | None = None) -> None:
-        self._rows, self._blocks = rows, range(block_count(rows)) if blocks is None else blocks
-        bounds = [block_bounds(rows, index) for index in self._blocks]
+    def __init__(self, rows: RowBlocks, blocks: Sequence[int]) -> None:
+        self._rows, self._blocks = rows, blocks
+        bounds = [block_bounds(rows, index) for index in blocks]
         self.shape = (sum(stop - start for start, stop in bounds), rows.shape[1])
         self.block_rows = rows.block_rows
+
+    def block(self, index: int) -> Float[Array, "b p"]:
+        return self._rows.block(self._blocks[index])
+
+    def image(self, index: int, right: Float[Array, "p r"]) -> Float[Array, "b r"]:
+        return self._rows.image(self._blocks[index], right)
+
+
+class StoredRows(KeptRows):
+    """Any rows, or those of some blocks, kept after they were first computed: a float for each number, for passes that
+    cost only their products."""
+
+    def __init__(self, rows: RowBlocks, blocks: Sequence[int] | None = None) -> None:
+        self._rows = rows if blocks is None else SomeRows(rows, blocks)
+        self.shape, self.block_rows = self._rows.shape, rows.block_rows
         self._kept: dict[int, Float[Array, "b p"]] = {}
 
     def block(self, index: int) -> Float[Array, "b p"]:
         """Rows of block `index`, computed at the first call and kept."""
         if index not in self._kept:
-            self._kept[index] = self._rows.block(self._blocks[index])
+            self._kept[index] = self._rows.block(index)
         return self._kept[index]
 
 

@@ -6,9 +6,11 @@ from functools import partial
 
 import jax.numpy as jnp
 
-from nfk import names, store
+from nfk import names, shared_store, store
 from nfk.fisher.embedding import embed, scale
 from nfk.fisher.vectors import FisherVectors
+from nfk.linalg.group import Alone, Group, share
+from nfk.linalg.rows import SomeRows, block_count
 from nfk.params import Params
 from nfk.progress import Report, progress
 from nfk.stages import images, network, workspace
@@ -16,7 +18,8 @@ from nfk.stages.images import SPLITS
 from nfk.stages.outcome import Outcome
 
 
-def run(params: Params, family: str) -> Outcome:
+def run(params: Params, family: str, group: Group | None = None) -> Outcome:
+    group = Alone() if group is None else group
     data, net = images.load(params), network.load(params, family)
     statistics, statistics_digest = network.load_statistics(net, data)
     made_from = {"data": data.digest, "model": net.digest, "statistics": statistics_digest}
@@ -26,21 +29,25 @@ def run(params: Params, family: str) -> Outcome:
     path, whole = workspace.embeddings_store(family), store.read(workspace.data_store(params))
     counts: dict[str, float | int] = {}
     scratches = []
-    with store.write(path, inputs=inputs) as writer, progress(f"embed@{family}") as report:
+    with shared_store.write(path, inputs=inputs, group=group) as writer, progress(f"embed@{family}") as report:
         for split in SPLITS:
             examples = data.examples(split, params.embed.examples if split == "train" else None)
             vectors = FisherVectors(scores, examples, statistics, damping=factors.attributes["damping"],
                                     block_rows=params.embed.block)
             scratches.append(workspace.scratch(f"embed-{split}", family, {
-                "params": params.embed.model_dump(), "split": split, **inputs}))
-            rows = embed(vectors, right, checkpoint=scratches[-1], progress=partial(_reported, report, split))
-            writer.put(split, scale(rows, params.embed.scaling, singular_values=factors["singular_values"][:],
-                                    fitted=factors.attributes["examples"]))
-            writer.put(f"{split}_id", data.source_rows(split)[: len(rows)])
-            start, _ = data.ranges[split]
-            if (files := names.read(whole, "file", start, start + len(rows))) is not None:
+                "params": params.embed.model_dump(), "split": split, **inputs}, group))
+            own = share(block_count(vectors), group)
+            rows = embed(SomeRows(vectors, own), right, checkpoint=scratches[-1],
+                         progress=partial(_reported, report, split))
+            scaled = scale(rows, params.embed.scaling, singular_values=factors["singular_values"][:],
+                           fitted=factors.attributes["examples"])
+            writer.put_rows(split, scaled, start=own.start * vectors.block_rows, total=vectors.shape[0],
+                            share=-(-block_count(vectors) // group.size) * vectors.block_rows)
+            writer.put(f"{split}_id", data.source_rows(split)[: vectors.shape[0]])
+            first, _ = data.ranges[split]
+            if (files := names.read(whole, "file", first, first + vectors.shape[0])) is not None:
                 names.put(writer, f"{split}_file", files)
-            counts[split] = len(rows)
+            counts[split] = vectors.shape[0]
         writer.attributes.update(scaling=params.embed.scaling, rank=right.shape[1])
     for scratch in scratches:
         scratch.clear()

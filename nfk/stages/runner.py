@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime
 
 from nfk import tracking
+from nfk.linalg.group import Alone, Group
 from nfk.params import Params, load
 from nfk.progress import told
 from nfk.stages import workspace
@@ -15,9 +16,11 @@ from nfk.store import write_json
 from nfk.workspace_lock import WorkspaceBusy, workspace_lock
 
 
-def run(stage: str, family: str | None = None) -> Outcome:
+def run(stage: str, family: str | None = None, group: Group | None = None) -> Outcome:
     """Run `stage` in the current folder, of one family, or study, if it has them. Its faults are raised after MLflow
-    has heard of them."""
+    has heard of them. Of a group's processes all run it, and process 0 alone locks, keeps times and tells."""
+    if group is not None and group.index > 0:
+        return _call(stage, load(), family, group)
     params = load()
     if family is not None:
         (params.study if stage == "study" else params.family)(family)
@@ -26,7 +29,7 @@ def run(stage: str, family: str | None = None) -> Outcome:
     try:
         # a stage by hand beside a pipeline, or one that outlived its killed pipeline, is refused
         with workspace_lock(workspace.PRIVATE / "locks" / f"{name}.lock"):
-            outcome = _call(stage, params, family)
+            outcome = _call(stage, params, family, group or Alone())
     except WorkspaceBusy:
         raise
     except BaseException as fault:
@@ -46,6 +49,6 @@ def run(stage: str, family: str | None = None) -> Outcome:
     return outcome
 
 
-def _call(stage: str, params: Params, family: str | None) -> Outcome:
-    module = importlib.import_module(f"nfk.stages.{stage}")
-    return module.run(params) if family is None else module.run(params, family)
+def _call(stage: str, params: Params, family: str | None, group: Group) -> Outcome:
+    run = importlib.import_module(f"nfk.stages.{stage}").run
+    return run(params) if family is None else run(params, family, group) if group.size > 1 else run(params, family)

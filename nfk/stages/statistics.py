@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-from nfk import store
+from nfk import shared_store, store
 from nfk.fisher.parameters import parameter_index
 from nfk.fisher.statistics import fisher_statistics
+from nfk.linalg.group import Alone, Group
 from nfk.params import Params
 from nfk.progress import progress
 from nfk.stages import images, network, workspace
 from nfk.stages.outcome import Outcome
 
 
-def run(params: Params, family: str) -> Outcome:
+def run(params: Params, family: str, group: Group | None = None) -> Outcome:
+    group = Alone() if group is None else group
     data, net = images.load(params), network.load(params, family)
     scores = net.scores
     samples, origin = network.model_samples(params, net, data)
     scores.probe(samples, params.statistics.block)
     scratch = workspace.scratch("statistics", family, {
         "params": params.statistics.model_dump(), "seed": params.seed, "data": data.digest,
-        "model": net.digest, "theta": net.theta})
+        "model": net.digest, "theta": net.theta}, group)
     with progress(f"statistics@{family}") as report:
         found = fisher_statistics(scores, samples, block=params.statistics.block, checkpoint=scratch,
-                                  progress=report)
+                                  group=group, progress=report)
     path = workspace.statistics_store(family)
-    with store.write(path, inputs={"data": data.digest, "model": net.digest, "theta": net.theta}) as writer:
+    inputs = {"data": data.digest, "model": net.digest, "theta": net.theta}
+    with shared_store.write(path, inputs=inputs, group=group) as writer:
         writer.put("mean_score", found.mean_score)
         writer.put("diagonal", found.diagonal)
         writer.attributes.update(

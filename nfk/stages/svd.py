@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from nfk import store
+from nfk import shared_store, store
 from nfk.evaluation.figures.spectrum import singular_values
 from nfk.evaluation.figures.style import save
 from nfk.fisher import strategies
 from nfk.fisher.vectors import FisherVectors
+from nfk.linalg.group import Alone, Group, from_first, share
+from nfk.linalg.rows import block_count
 from nfk.params import Params
 from nfk.progress import progress, told
 from nfk.stages import images, network, workspace
@@ -22,7 +24,8 @@ class NotConverged(ValueError):
     """A kept mode misses the asked tolerance."""
 
 
-def run(params: Params, family: str) -> Outcome:
+def run(params: Params, family: str, group: Group | None = None) -> Outcome:
+    group = Alone() if group is None else group
     data, net = images.load(params), network.load(params, family)
     statistics, statistics_digest = network.load_statistics(net, data)
     settings, scores = params.svd, net.scores
@@ -32,13 +35,13 @@ def run(params: Params, family: str) -> Outcome:
                             block_rows=settings.block)
     inputs = {"data": data.digest, "model": net.digest, "statistics": statistics_digest}
     scratch = workspace.scratch("svd", family, {
-        "params": settings.model_dump(exclude=_WHEN_TO_STOP), "seed": params.seed, **inputs})
-    plan = _plan(params, vectors, scratch)
+        "params": settings.model_dump(exclude=_WHEN_TO_STOP), "seed": params.seed, **inputs}, group)
+    plan = _plan(params, vectors, scratch, group)
     with progress(f"svd@{family} ({plan})") as report:
         factors = strategies.decompose(
             vectors, plan, rank=settings.rank, key=network.key(params, "svd"),
             oversampling=settings.oversampling, passes=settings.passes, tolerance=settings.tolerance,
-            memory_bytes=int(settings.memory_gib * 2**30), checkpoint=scratch, progress=report)
+            memory_bytes=int(settings.memory_gib * 2**30), checkpoint=scratch, group=group, progress=report)
     worst = float(np.max(factors.residuals))
     if worst > settings.tolerance and not settings.accept_unconverged:
         mode = int(np.argmax(factors.residuals > settings.tolerance)) + 1
@@ -48,9 +51,11 @@ def run(params: Params, family: str) -> Outcome:
             f"svd.accept_unconverged: true")
     path = workspace.factors_store(family)
     explained = factors.explained_variance
-    with store.write(path, inputs=inputs) as writer:
+    own = share(block_count(vectors), group)
+    with shared_store.write(path, inputs=inputs, group=group) as writer:
         writer.put("singular_values", factors.singular_values)
-        writer.put("left", np.asarray(factors.left))
+        writer.put_rows("left", np.asarray(factors.left), start=own.start * vectors.block_rows,
+                        total=vectors.shape[0], share=-(-block_count(vectors) // group.size) * vectors.block_rows)
         writer.put("right", np.asarray(factors.right))
         writer.put("residuals", factors.residuals)
         writer.put("eigenvalue_errors", factors.errors)
@@ -58,8 +63,9 @@ def run(params: Params, family: str) -> Outcome:
         writer.attributes.update(
             strategy=plan, passes=factors.passes, squared_norm=factors.squared_norm,
             orthogonality=factors.orthogonality, damping=settings.damping, examples=vectors.shape[0])
-    save(singular_values(factors.singular_values, factors.residuals, settings.tolerance),
-         workspace.spectrum_figure(family))
+    if group.index == 0:
+        save(singular_values(factors.singular_values, factors.residuals, settings.tolerance),
+             workspace.spectrum_figure(family))
     scratch.clear()
     rank = len(factors.singular_values)
     short = f" (the matrix has no more than {rank} modes)" if rank < settings.rank else ""
@@ -77,26 +83,35 @@ def run(params: Params, family: str) -> Outcome:
         digests={**inputs, "factors": store.read_marker(path)["digest"]})
 
 
-def _plan(params: Params, vectors: FisherVectors, scratch: store.Scratch) -> strategies.Strategy:
-    """The strategy, chosen once: a resumed run keeps to it, since another would give other bits."""
+def _plan(params: Params, vectors: FisherVectors, scratch: store.Scratch, group: Group) -> strategies.Strategy:
+    """The strategy, chosen once, for a group by process 0: a resumed run keeps to it, since another would give other
+    bits."""
+    chosen = _chosen(params, vectors, scratch, group) if group.index == 0 else strategies.STRATEGIES[0]
+    return strategies.STRATEGIES[int(from_first(group, np.array([strategies.STRATEGIES.index(chosen)]))[0])]
+
+
+def _chosen(params: Params, vectors: FisherVectors, scratch: store.Scratch, group: Group) -> strategies.Strategy:
     if (kept := scratch.load("plan")) is not None:
         return strategies.STRATEGIES[int(kept["strategy"][0])]
     settings = params.svd
     # a long run says beforehand what it will cost, which takes a probe whatever the strategy
-    chosen = strategies.choose(estimate(params, vectors), settings.strategy, int(settings.memory_gib * 2**30))
+    chosen = strategies.choose(estimate(params, vectors, group), settings.strategy, int(settings.memory_gib * 2**30))
     scratch.save("plan", {"strategy": np.array([strategies.STRATEGIES.index(chosen.strategy)])})
     told("svd", describe(chosen))
     return chosen.strategy
 
 
-def estimate(params: Params, vectors: FisherVectors) -> list[strategies.Plan]:
-    """What each strategy would cost here, from a timed probe."""
+def estimate(params: Params, vectors: FisherVectors, group: Group | None = None) -> list[strategies.Plan]:
+    """What each strategy would cost here, from a timed probe; of a group, those it can share, for one process."""
+    group = Alone() if group is None else group
     settings = params.svd
     width = settings.rank + settings.oversampling
     machine = strategies.probe_machine(vectors, min(width, *vectors.shape))
-    return strategies.plans(vectors.shape, machine, rank=settings.rank, oversampling=settings.oversampling,
-                            passes=settings.passes, block_rows=settings.block,
-                            memory_bytes=int(settings.memory_gib * 2**30))
+    n, p = vectors.shape
+    costs = strategies.plans((-(-n // group.size), p), machine, rank=settings.rank,
+                             oversampling=settings.oversampling, passes=settings.passes, block_rows=settings.block,
+                             memory_bytes=int(settings.memory_gib * 2**30))
+    return costs if group.size == 1 else [plan for plan in costs if plan.strategy in strategies.BY_GROUPS]
 
 
 def describe(plan: strategies.Plan) -> str:

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from nfk.hosts import Hosts
+from nfk.linalg.group import Group
 from nfk.params import Params
 from nfk.store import Scratch, file_digest, json_digest
 
@@ -55,16 +57,22 @@ LAST_RUNS = PRIVATE / "last"
 """What each stage last took here: times are no part of what DVC versions, since they never repeat."""
 
 
-def scratch(stage: str, family: str, depends_on: dict[str, Any]) -> Scratch:
-    """The scratch of this work, named by a fingerprint of the code and all it depends on.
+def scratch(stage: str, family: str, depends_on: dict[str, Any], group: Group | None = None) -> Scratch:
+    """The scratch of this work, named by a fingerprint of the code and all it depends on; of a group, each process's.
 
-    Scratch of the same stage and family with another fingerprint is of no more use: it goes.
+    Scratch of the same stage and family with another fingerprint is of no more use: it goes. HostsError where a
+    process of the group has another fingerprint.
     """
     fingerprint = json_digest({"code": _code_digest(), "versions": _versions(), **depends_on})[:20]
     folder = PRIVATE / "scratch" / f"{stage}-{family}-{fingerprint}"
-    for other in folder.parent.glob(f"{stage}-{family}-{'?' * 20}"):
-        if other != folder:
-            shutil.rmtree(other)
+    if isinstance(group, Hosts):
+        group.agree("code, version, device or input", fingerprint)
+    if group is None or group.index == 0:
+        for other in folder.parent.glob(f"{stage}-{family}-{'?' * 20}"):
+            if other != folder:
+                shutil.rmtree(other)
+    if group is not None and group.size > 1:
+        folder = folder / f"process-{group.index}-of-{group.size}"
     return Scratch(folder, interval=SAVE_SECONDS)
 
 
