@@ -12,7 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -101,10 +101,10 @@ def together() -> Iterator[None]:
     try:
         yield
     except BaseException as fault:
-        if "--debug" in sys.argv:
-            traceback.print_exc()
-        print(f"nfk: {str(fault) or type(fault).__name__}", file=sys.stderr, flush=True)
-        sys.stdout.flush()
+        with suppress(OSError):  # whoever reads it may be gone
+            if not isinstance(fault, ValueError | OSError | MemoryError | KeyboardInterrupt):
+                traceback.print_exc()
+            print(f"nfk: {str(fault) or type(fault).__name__}", file=sys.stderr, flush=True)
         os._exit(130 if isinstance(fault, KeyboardInterrupt) else 2)
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
 
+from nfk.devices import by_examples, everywhere, local_mesh
 from nfk.fisher.parameters import flatten_batch, parameter_count
 from nfk.in_cache import map_in_cache
 
@@ -45,7 +46,7 @@ class Scores:
     the gradients of all outputs end to end, so that <row(x), row(z)> = sum_j <grad f_j(x), grad f_j(z)>.
 
     Cost: one gradient (m of them) per example; one compilation for each size of block. Memory: a few times b p
-    (b m p) numbers. Precision: that of `params`.
+    (b m p) numbers. Precision: that of `params`. Several devices share each block's examples.
     """
 
     def __init__(
@@ -60,8 +61,10 @@ class Scores:
         self.dtype = jnp.result_type(*jax.tree.leaves(params))
         self.key = jax.random.key(0) if key is None else key
         gradient = jax.grad(log_density) if outputs is None else _jacobian(log_density)
-        self._whitened = jax.jit(functools.partial(_whitened, gradient))
-        self._image = jax.jit(functools.partial(_image, gradient))
+        self.mesh = local_mesh()
+        self._placed = everywhere(self.mesh, (params, self.key))
+        self._whitened = by_examples(self.mesh, functools.partial(_whitened, gradient), 1, 5)
+        self._image = by_examples(self.mesh, functools.partial(_image, gradient), 1, 6)
         self._zero, self._one = jnp.zeros(self.size, self.dtype), jnp.ones(self.size, self.dtype)
 
     def __call__(self, block: Any, start: int = 0) -> Float[Array, "r p"]:
@@ -74,7 +77,8 @@ class Scores:
         """weight * (g(x) - mean), element-wise. ScoreError naming the first example (`start` is the block's first
         one) whose score is not finite."""
         count = len(block) * self.rows_each
-        rows, sums = self._whitened(self.params, _padded(jnp.asarray(block)), self.key, mean, weight)
+        params, key = self._placed
+        rows, sums = self._whitened(params, self._padded(block), key, mean, weight)
         if not np.isfinite(np.asarray(sums)).all():
             check_finite(np.asarray(rows[:count]), start, self.rows_each)
         return rows[:count]
@@ -86,10 +90,19 @@ class Scores:
         """`whitened` times `right`, each row used while it is in cache and never kept: as good as the gradient's
         price."""
         count = len(block) * self.rows_each
-        image = self._image(self.params, _padded(jnp.asarray(block)), self.key, mean, weight, right)[:count]
+        params, key = self._placed
+        image = self._image(params, self._padded(block), key, mean, weight, right)[:count]
         if not np.isfinite(np.asarray(image)).all():
             self.whitened(block, mean, weight, start)
         return image
+
+    def _padded(self, given: Any) -> Array:
+        """The block with its last example repeated up to a power of two for each device: few sizes, so few
+        compilations."""
+        block, devices = jnp.asarray(given), 1 if self.mesh is None else self.mesh.size
+        rows = block.shape[0]
+        missing = devices * (1 << (-(-rows // devices) - 1).bit_length()) - rows
+        return block if missing == 0 else jnp.concatenate([block, jnp.repeat(block[-1:], missing, axis=0)])
 
     @functools.cached_property
     def in_float64(self) -> Scores:
@@ -105,13 +118,6 @@ class Scores:
             worst = float(np.max(np.abs(first - second)))
             raise ScoreError(f"two passes over the same examples differ by up to {worst:.3g}: the model is not "
                              f"deterministic; fix its noise or dropout, or derive them from `key`")
-
-
-def _padded(block: Array) -> Array:
-    """The block with its last example repeated up to a power of two: few sizes, so few compilations."""
-    rows = block.shape[0]
-    missing = (1 << (rows - 1).bit_length()) - rows
-    return block if missing == 0 else jnp.concatenate([block, jnp.repeat(block[-1:], missing, axis=0)])
 
 
 def output_count(

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
+from nfk.devices import everywhere
 from nfk.fisher.scores import Examples, ScoreError, Scores
 from nfk.fisher.statistics import FisherStatistics
 from nfk.linalg.rows import block_bounds
@@ -42,8 +43,8 @@ class FisherVectors:
         self.block_rows = block_rows * scores.rows_each
         self.scores, self._examples = scores, examples
         self.statistics, self._damping = statistics, damping
-        self.mean = jnp.asarray(statistics.mean_score, scores.dtype)
-        self.weight = jnp.asarray(statistics.weight(damping), scores.dtype)
+        self.mean, self.weight = everywhere(scores.mesh, (
+            jnp.asarray(statistics.mean_score, scores.dtype), jnp.asarray(statistics.weight(damping), scores.dtype)))
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="nfk-read")
         self._ahead: tuple[int, Future | None] = (0, None)
 

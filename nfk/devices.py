@@ -1,0 +1,31 @@
+"""The devices of this process as one mesh, the examples of a block spread over its axis `data`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+DATA = "data"
+
+
+def local_mesh() -> Mesh | None:
+    """All devices of this process; None where there is one, which needs no mesh."""
+    devices = jax.local_devices()
+    return Mesh(devices, (DATA,)) if len(devices) > 1 else None
+
+
+def everywhere(mesh: Mesh | None, tree: Any) -> Any:
+    """Arrays that every device holds whole; as they are without a mesh."""
+    return tree if mesh is None else jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
+
+
+def by_examples(mesh: Mesh | None, work: Callable[..., Any], examples: int, arguments: int) -> Callable[..., Any]:
+    """`work`, compiled: of its so many arguments number `examples` is cut by rows, a part for each device, and so are
+    its results; every device has the others whole. Each does with its part what one device does with a block."""
+    if mesh is None:
+        return jax.jit(work)
+    given = tuple(PartitionSpec(DATA) if place == examples else PartitionSpec() for place in range(arguments))
+    return jax.jit(jax.shard_map(work, mesh=mesh, in_specs=given, out_specs=PartitionSpec(DATA), check_vma=False))
