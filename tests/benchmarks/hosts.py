@@ -2,9 +2,9 @@
 
     python -m tests.benchmarks.hosts [--rounds 5] [--train 3500]
 
-LeNet-5 on the bundled digits, rank 32, Fisher vectors recomputed in each of 5 passes. Both ways in turn, `rounds` times,
-after one round that is not counted and leaves the compiled programs; the medians' ratio is what two processes gain (at
-most 2). Result: results/hosts.json.
+LeNet-5 on the bundled digits, rank 32, Fisher vectors recomputed in each of 5 passes. Both ways in turn, `rounds`
+times, after one round that is not counted and leaves the compiled programs; the medians' ratio is what two processes
+gain (at most 2). Result: results/hosts.json.
 """
 
 from __future__ import annotations
