@@ -15,9 +15,13 @@ import numpy as np
 class Group(Protocol):
     """`nfk.hosts.Hosts` is one. Every member makes the same calls in the same order."""
 
-    index: int
-    """this process, 0 .. size - 1; 0 writes what there is one of"""
-    size: int
+    @property
+    def index(self) -> int:
+        """This process, 0 .. size - 1; 0 writes what there is one of."""
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
 
     def total(self, values: np.ndarray) -> np.ndarray:
         """The sum of all members' `values`, arrays of one shape: the same bits for each of them."""

@@ -114,7 +114,8 @@ def _pass(
     """Pass `number`, made or found whole: Z_j and ||V||_F^2, and Y_j of these rows."""
     step, name = checkpoint.load(f"krylov-{number}"), f"krylov-pass-{number}"
     left = checkpoint.rows(name, block.shape[1], block.dtype)
-    if all_have(group, step is not None and left.checksum(rows.shape[0]) == int(step["crc"][0])):
+    whole = step is not None and left.checksum(rows.shape[0]) == int(step["crc"][0])
+    if all_have(group, whole) and step is not None:
         kept = step["right"] if group.index == 0 else np.empty(block.shape, block.dtype)
         return jnp.asarray(from_first(group, kept)), float(step["squared_norm"][0]), left
     done = fused_pass(rows, block, checkpoint=checkpoint, name=name,
