@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from nfk.store import Store
 
 
+@runtime_checkable
 class Writer(Protocol):
     """What writes a store, alone or with others."""
 
