@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from flows.process_group import run_streamed
+from nfk import durable, tracking
 from nfk import params as parameters
-from nfk import tracking
 
 _UNTRACKED = 3  # of `nfk repro`: results are whole, records wait
 _OWN = frozenset({"params.yaml", "dvc.lock"})  # may differ from the commit: who runs writes the one, DVC the other
@@ -29,14 +29,14 @@ def prepare(folder: Path, commit: str, params: str) -> None:
     from dvc.repo import Repo
 
     if not (folder / ".git").exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
+        durable.make_folders(folder.parent)
         _git("clone", "--quiet", "--no-checkout", str(Path.cwd()), str(folder))
     _git("fetch", "--quiet", "origin", commit, folder=folder)
     _git("checkout", "--quiet", "--force", "--detach", commit, folder=folder)
     with Repo() as project:
         cache = project.cache.local.path
-    (folder / ".dvc/config.local").write_text(f"[cache]\n    dir = {cache}\n", encoding="utf-8")
-    (folder / "params.yaml").write_text(params, encoding="utf-8")
+    durable.write_whole(folder / ".dvc/config.local", f"[cache]\n    dir = {cache}\n".encode())
+    durable.write_whole(folder / "params.yaml", params.encode())
 
 
 def run_stages(folder: Path, say: Callable[[str], None], *, seconds: float) -> None:

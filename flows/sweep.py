@@ -14,6 +14,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -29,6 +30,7 @@ from flows.pipeline import FAILED, REFUSED
 from flows.plain_failures import WithoutTraceback
 from flows.process_group import run_streamed
 from flows.results import metric_rows
+from nfk import durable
 from nfk import params as parameters
 from nfk.store import write_json
 from nfk.workspace_lock import WorkspaceBusy, workspace_lock
@@ -142,8 +144,6 @@ def save_experiment(folder: Path, name: str, say: Callable[[str], None]) -> None
 
 def params_text(combination: Combination, base: Path = parameters.PARAMS_FILE) -> str:
     """params.yaml of one combination: its family alone, its rank, its data set, all else as it is."""
-    from io import StringIO
-
     from ruamel.yaml import YAML
 
     yaml = YAML()
@@ -172,12 +172,12 @@ def rows_of(combination: Combination, fault: str | None) -> list[dict[str, Any]]
 
 def write_tables(rows: Sequence[Mapping[str, Any]]) -> None:
     """`sweep/results.json` and `sweep/results.csv`."""
-    RESULTS.mkdir(exist_ok=True)
     write_json(RESULTS / "results.json", rows)
-    with (RESULTS / "results.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
+    table = StringIO(newline="")
+    writer = csv.DictWriter(table, COLUMNS)
+    writer.writeheader()
+    writer.writerows(rows)
+    durable.write_whole(RESULTS / "results.csv", table.getvalue().encode())
 
 
 def _main(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-import weakref
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +9,8 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
+
+from nfk import durable
 
 _CHUNK = 1 << 20
 
@@ -26,36 +25,28 @@ class RowFile:
     def __init__(self, columns: int, dtype: np.dtype | type, path: Path | None = None) -> None:
         self._width = columns * np.dtype(dtype).itemsize
         self.columns, self.dtype = columns, np.dtype(dtype)
-        if path is None:
-            self._file = tempfile.TemporaryFile()  # noqa: SIM115
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT, 0o644), "r+b")
-
-        weakref.finalize(self, self._file.close)
+        if path is not None:
+            durable.make_folders(path.parent)
+        self._file = durable.nameless() if path is None else durable.opened(path)
 
     def write(self, start: int, rows: Float[np.ndarray, "b c"]) -> None:
         """Rows [start, start + b)."""
-        self._file.seek(start * self._width)
-        self._file.write(np.ascontiguousarray(rows, self.dtype).data)
+        self._file.write(np.ascontiguousarray(rows, self.dtype).reshape(-1).view(np.uint8), start * self._width)
 
     def read(self, start: int, stop: int) -> Float[np.ndarray, "b c"]:
         """Rows [start, stop)."""
-        self._file.seek(start * self._width)
-        content = self._file.read((stop - start) * self._width)
+        content = self._file.read((stop - start) * self._width, start * self._width)
         return np.frombuffer(content, self.dtype).reshape(-1, self.columns)
 
     def sync(self) -> None:
         """Put on disk what was written."""
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        self._file.sync()
 
     def checksum(self, stop: int) -> int:
         """CRC-32 of rows [0, stop), those that are there."""
-        self._file.seek(0)
-        crc, left = 0, stop * self._width
-        while content := self._file.read(min(left, _CHUNK)):
-            crc, left = zlib.crc32(content, crc), left - len(content)
+        crc, at, left = 0, 0, stop * self._width
+        while content := self._file.read(min(left, _CHUNK), at):
+            crc, at, left = zlib.crc32(content, crc), at + len(content), left - len(content)
         return crc
 
 

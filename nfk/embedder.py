@@ -10,7 +10,6 @@ unchanged, where the embedder is loaded; a registered one brings it along. It is
 from __future__ import annotations
 
 import functools
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nfk import store
+from nfk import durable, store
 from nfk.fisher.embedding import embed, scale
 from nfk.fisher.scores import Scores
 from nfk.fisher.statistics import FisherStatistics
@@ -45,9 +44,9 @@ def write(
 
     theta: `include` and `exclude` of `nfk.fisher.theta.choose`."""
     with store.whole_folder(folder) as building:
-        (building / MODEL).mkdir()
+        durable.make_folder(building / MODEL)
         for name in (checkpoint.WEIGHTS, checkpoint.CARD):
-            shutil.copyfile(model / name, building / MODEL / name)
+            durable.copy(model / name, building / MODEL / name)
         with store.write(building / FACTORS, inputs=inputs) as writer:
             writer.put("mean_score", statistics["mean_score"][:])
             writer.put("diagonal", statistics["diagonal"][:])

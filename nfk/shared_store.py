@@ -6,7 +6,6 @@ last. zarr rewrites a shard that two writers share, and loses rows of one: so sh
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from nfk import store
+from nfk import durable, store
 from nfk.linalg.group import Group, from_first
 
 _NAME = 255
@@ -44,11 +43,11 @@ class SharedWriter:
         if len(rows) > 0:
             import zarr
 
-            zarr.open_array(str(self._folder / name), mode="r+", zarr_format=3)[start : start + len(rows)] = rows
-            for file in (self._folder / name).rglob("*"):  # the one who marks it done may be on another host
-                if file.is_file():
-                    with file.open("rb") as handle:
-                        os.fsync(handle.fileno())
+            from nfk.zarr_folder import FilledFolder
+
+            array = zarr.open_array(FilledFolder(self._folder), path=name, mode="r+", zarr_format=3)
+            array[start : start + len(rows)] = rows
+            durable.sync_tree(self._folder / name)  # the one who marks it done may be on another host
         _wait(self._group)  # the rows are there
 
 

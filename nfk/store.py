@@ -12,16 +12,18 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from nfk import durable
 from nfk.checkpoint import RowFile
 
 MARKER = "COMMITTED.json"
@@ -67,8 +69,10 @@ class StoreWriter:
     def __init__(self, folder: Path) -> None:
         import zarr
 
+        from nfk.zarr_folder import FilledFolder
+
         self.folder = folder
-        self._group = zarr.open_group(str(folder), mode="w", zarr_format=3)
+        self._group = zarr.create_group(FilledFolder(folder), zarr_format=3)
         self.attributes: dict[str, Any] = {}
 
     def create(
@@ -96,11 +100,11 @@ def write(path: Path | str, *, inputs: Mapping[str, str]) -> Iterator[StoreWrite
 
     inputs: digest of each thing it is made from, by name. An exception inside leaves `path` as it was.
     """
-    with whole_folder(path) as building:
+    with _building(path) as building:
         writer = StoreWriter(building)
         yield writer
         manifest = _manifest(building, dict(inputs), dict(writer.attributes))
-        _sync_tree(building)
+        durable.sync_tree(building)
         write_json(building / MARKER, manifest)
     read(path)  # the marker's claims, read back
 
@@ -109,24 +113,81 @@ def write(path: Path | str, *, inputs: Mapping[str, str]) -> Iterator[StoreWrite
 def whole_folder(path: Path | str) -> Iterator[Path]:
     """A folder to fill, beside `path`; moved there when all in it is durable.
 
-    An exception inside leaves `path` as it was. What a killed process left beside it is swept first.
+    An exception inside leaves `path` as it was. What a killed process left beside it is swept first; StoreError
+    while another process fills one for the same path.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for left_over in path.parent.glob(f".{path.name}.*.partial"):
-        if left_over.name.endswith(".old.partial") and not path.exists():
-            os.rename(left_over, path)  # killed between the two renames of a replacement: the former is back
-        else:
-            shutil.rmtree(left_over)
-    building = path.parent / f".{path.name}.{os.getpid()}.partial"
-    building.mkdir()
-    try:
+    with _building(path) as building:
         yield building
-        _sync_tree(building)
+        durable.sync_tree(building)
+
+
+@contextmanager
+def _building(path: Path | str) -> Iterator[Path]:
+    """`whole_folder`, of a block that itself puts on disk what it fills the folder with."""
+    path = Path(path)
+    durable.make_folders(path.parent)
+    building = _beside(path, "partial")
+    durable.make_folder(building)
+    handle = os.open(building, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # held by the system until this process lets go or ends: no other sweeps it meanwhile. Own folder first, then
+        # the others': of two that begin at once one at least sees the other
+        held = durable.hold(handle) and building.is_dir()
+        if not held or (others := _sweep(path, building)):
+            whose = f" ({others[0].name})" if held else ""
+            raise StoreError(f"{path}: another process is writing it{whose}; wait for it, or end it")
+        yield building
         _replace_folder(building, path)
     except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
+        with suppress(OSError):  # the fault itself is what is told; the next writer sweeps what is left
+            durable.remove_tree(building)
         raise
+    finally:
+        os.close(handle)
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.{ending}")
+
+
+def _sweep(path: Path, own: Path) -> list[Path]:
+    """Remove what ended writers of `path` left, and bring back what one had just moved aside; the folders of others
+    that live, which stay."""
+    living = []
+    for left_over in path.parent.glob(f".{path.name}.*.partial"):
+        if left_over == own:
+            continue
+        if left_over.name.endswith(".old.partial") and not path.exists():
+            durable.rename(left_over, path)  # killed between the two renames of a replacement: the former is back
+            continue
+        with suppress(FileNotFoundError):
+            handle = os.open(left_over, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if durable.hold(handle):
+                    durable.remove_tree(left_over)
+                else:
+                    living.append(left_over)
+            finally:
+                os.close(handle)
+    return living
+
+
+def _replace_folder(new: Path, path: Path) -> None:
+    if not path.exists():
+        durable.rename(new, path)
+        return
+    old = _beside(path, "old.partial")
+    durable.rename(path, old)
+    try:
+        durable.rename(new, path)
+    except BaseException:
+        with suppress(OSError):  # that the new one is there already, if only its sync failed
+            durable.rename(old, path)
+        raise
+    with suppress(OSError):  # by another name first, since half of it is nothing to bring back; the next writer sweeps
+        gone = _beside(path, "partial")
+        durable.rename(old, gone)
+        durable.remove_tree(gone)
 
 
 def read(path: Path | str) -> Store:
@@ -136,6 +197,8 @@ def read(path: Path | str) -> Store:
     """
     import zarr
 
+    from nfk.zarr_folder import WholeFolder
+
     path = Path(path)
     if not path.is_dir():
         raise StoreError(f"{path}: no such store; make it with `nfk repro`")
@@ -143,19 +206,30 @@ def read(path: Path | str) -> Store:
     present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {MARKER}
     listed = manifest["files"]
     for name in sorted(set(listed) - present):
-        raise StoreError(f"{path}: {name} is missing; delete the store and run again")
+        raise _absent(path, name)
     for name in sorted(present - set(listed)):
-        raise StoreError(f"{path}: {name} is not in the manifest; delete the store and run again")
+        raise StoreError(f"{path}: {_called(name)} is not in the manifest; delete the store and run again")
     for name, (size, digest) in listed.items():
         found = (path / name).stat().st_size
         if found != size:
-            raise StoreError(f"{path}: {name} has {found} bytes, the manifest says {size}; "
+            raise StoreError(f"{path}: {_called(name)} has {found} bytes, the manifest says {size}; "
                              f"delete the store and run again")
         if file_digest(path / name) != digest:
-            raise StoreError(f"{path}: {name} does not match its checksum; delete the store and run again")
-    group = zarr.open_group(str(path), mode="r", zarr_format=3)
+            raise StoreError(f"{path}: {_called(name)} does not match its checksum; delete the store and run again")
+    folder = WholeFolder(path, frozenset(listed), partial(_absent, path))
+    group = zarr.open_group(folder, mode="r", zarr_format=3)
     return Store(path, manifest["digest"], manifest["inputs"], manifest["attributes"],
                  {name: group[name] for name in manifest["arrays"]})
+
+
+def _called(name: str) -> str:
+    """A file of a store by what it holds."""
+    array, is_chunk, chunk = name.partition("/c/")
+    return f"array {array}, chunk {chunk}: {name}" if is_chunk else name
+
+
+def _absent(path: Path, name: str) -> StoreError:
+    return StoreError(f"{path}: {_called(name)} is missing; delete the store and run again")
 
 
 def read_marker(path: Path) -> dict[str, Any]:
@@ -235,16 +309,11 @@ class Scratch:
 
     def save(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
         """Store `arrays` under `name`, durably; the former content is replaced in one step."""
-        import io
-
         from safetensors.numpy import save
 
         # safetensors wants C order; np.ascontiguousarray would turn a scalar's shape () into (1,)
         body = save({key: np.asarray(value, order="C") for key, value in arrays.items()})
-        self._folder.mkdir(parents=True, exist_ok=True)
-        with _atomic(self._folder / f"{name}.safetensors") as file:
-            file.write(hashlib.sha256(body).digest())
-            shutil.copyfileobj(io.BytesIO(body), file)
+        durable.write_whole(self._folder / f"{name}.safetensors", hashlib.sha256(body).digest(), body)
         self._last = time.monotonic()
 
     def load(self, name: str) -> dict[str, np.ndarray] | None:
@@ -263,9 +332,8 @@ class Scratch:
         return RowFile(columns, dtype, self._folder / f"{name}.rows")
 
     def clear(self) -> None:
-        shutil.rmtree(self._folder, ignore_errors=True)
-        with suppress(OSError):  # other processes' parts of the same work, or other work, are there
-            self._folder.parent.rmdir()
+        with suppress(OSError):  # the result is durable; what is left here is found whole, or swept, by the next run
+            durable.remove_tree(self._folder)
 
 
 # --- small durable files and digests ---
@@ -273,9 +341,8 @@ class Scratch:
 
 def write_json(path: Path, content: Any) -> None:
     """Write JSON durably, in one rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _atomic(path) as file:
-        file.write((json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n").encode())
+    text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
+    durable.write_whole(path, text.encode())
 
 
 def json_digest(content: Any) -> str:
@@ -293,45 +360,3 @@ def tree_digest(folder: Path, pattern: str = "*") -> str:
     """SHA-256 over the names and bytes of the files below `folder` that match `pattern`."""
     return json_digest({str(file.relative_to(folder)): file_digest(file)
                         for file in sorted(folder.rglob(pattern)) if file.is_file()})
-
-
-@contextmanager
-def _atomic(path: Path) -> Iterator[Any]:
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        _sync_folder(path.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-
-
-def _replace_folder(new: Path, path: Path) -> None:
-    old = path.parent / f".{path.name}.{os.getpid()}.old.partial"
-    if path.exists():
-        os.rename(path, old)
-    os.rename(new, path)
-    _sync_folder(path.parent)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _sync_tree(folder: Path) -> None:
-    for entry in folder.rglob("*"):
-        if entry.is_file():
-            with entry.open("rb") as file:
-                os.fsync(file.fileno())
-        else:
-            _sync_folder(entry)
-    _sync_folder(folder)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

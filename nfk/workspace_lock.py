@@ -11,6 +11,8 @@ from pathlib import Path
 
 import psutil
 
+from nfk import durable
+
 LOCK_FILE = Path(".nfk/pipeline.lock")
 _held: ContextVar[dict[Path, int]] = ContextVar("held", default={})  # noqa: B039 - never changed, only replaced
 
@@ -32,16 +34,14 @@ def workspace_lock(path: Path = LOCK_FILE) -> Iterator[int]:
     if (own := _held.get().get(place)) is not None:
         yield own
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a+", encoding="ascii") as lock:
+    with durable.lock_file(path) as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             lock.seek(0)
-            raise WorkspaceBusy(_who(lock.read().strip(), path)) from None
+            raise WorkspaceBusy(_who(lock.read().decode(errors="replace").strip(), path)) from None
         lock.truncate(0)
-        lock.write(str(os.getpid()))
-        lock.flush()
+        lock.write(str(os.getpid()).encode())
         token = _held.set({**_held.get(), place: lock.fileno()})
         try:
             yield lock.fileno()

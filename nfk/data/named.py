@@ -15,6 +15,7 @@ from urllib.parse import urljoin, urlsplit
 import pooch
 import requests
 
+from nfk import durable
 from nfk.data.image_set import DataError
 from nfk.progress import Report, progress
 
@@ -66,7 +67,7 @@ def fetched(name: str) -> Path:
     DataError in one line when a file cannot be had, or is not the one published.
     """
     folder = cache_folder() / name
-    folder.mkdir(parents=True, exist_ok=True)
+    durable.make_folders(folder)
     pooch.get_logger().setLevel("ERROR")
     with progress(f"fetch {name}", "bytes") as report:
         for url, checksum in SETS[name].files.items():
@@ -99,7 +100,7 @@ class _Resuming:
         for _attempt in range(_TRIES):
             try:
                 if self._went_on(url, part, name):
-                    os.replace(part, output)
+                    durable.rename(part, output)
                     return
             except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
                 fault = error
@@ -113,7 +114,7 @@ class _Resuming:
         have = part.stat().st_size if part.exists() else 0
         with _answer(url, {"Range": f"bytes={have}-"} if have else {}) as answer:
             if answer.status_code == 416:  # nothing left to send, or not the file of before
-                part.unlink()
+                durable.remove(part)
                 return False
             if answer.status_code not in (200, 206):
                 raise DataError(f"{url}: the server answers {answer.status_code} {answer.reason}; try later, or set "
@@ -122,9 +123,9 @@ class _Resuming:
                 have = 0
             length = answer.headers.get("Content-Length")
             total = have + int(length) if length and length.isdigit() else None
-            with part.open("ab" if have else "wb") as out:
+            with durable.opened(part, keep=have > 0) as out:
                 for content in answer.iter_content(_AT_ONCE):
-                    have += out.write(content)
+                    have = out.write(content, have)
                     self._report(have, max(total or 0, have + (total is None)), name)
         return total is None or have == total
 

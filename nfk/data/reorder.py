@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from nfk import durable
 from nfk.data.image_set import DataError
 from nfk.data.source import Source
 
@@ -33,14 +32,14 @@ def in_order(source: Source, order: Int64[np.ndarray, " m"], rows_at_once: int, 
                         "make room, use fewer or smaller images, or check that the file is whole")
     place = np.full(len(source), _UNWANTED, np.int64)
     place[order] = np.arange(len(order))
-    with tempfile.TemporaryFile(dir=folder) as scratch:
+    with durable.nameless(folder) as scratch:
         for block in source.reported(progress):
             for start, run in _runs(place[block.rows]):
-                os.pwrite(scratch.fileno(), np.ascontiguousarray(block.images[run]).data, start * width)
+                scratch.write(np.ascontiguousarray(block.images[run]), start * width)
         for start in range(0, len(order), rows_at_once):
             count = min(rows_at_once, len(order) - start)
             rows = np.empty((count, *source.shape), np.uint8)
-            if os.preadv(scratch.fileno(), [rows.data.cast("B")], start * width) != rows.nbytes:
+            if not scratch.read_into(rows, start * width):
                 raise DataError(f"{source.path}: only some of its images could be kept in {folder}; run again")
             yield rows
 

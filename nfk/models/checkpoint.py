@@ -14,6 +14,7 @@ import safetensors.numpy
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
+from nfk import durable
 from nfk.family_params import AnyFamily, CustomParams
 from nfk.models.custom import Custom, source_digest
 from nfk.models.families import MODELS, Model
@@ -46,10 +47,11 @@ def save(network: Model | Trained, folder: Path, extra: dict[str, Any] | None = 
     }
     if taken := sorted(card.keys() & extra.keys()):
         raise ModelError(f"extra entries {', '.join(taken)} would overwrite the card's own; rename them")
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / CARD).unlink(missing_ok=True)
-    (folder / WEIGHTS).write_bytes(weights)
-    (folder / CARD).write_text(json.dumps(card | extra, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    durable.make_folders(folder)
+    durable.remove(folder / CARD)
+    durable.write_whole(folder / WEIGHTS, weights)
+    text = json.dumps(card | extra, indent=2, allow_nan=False) + "\n"
+    durable.write_whole(folder / CARD, text.encode())
     return card | extra
 
 

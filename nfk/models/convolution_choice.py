@@ -9,16 +9,17 @@ from __future__ import annotations
 import functools
 import json
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from nfk import durable
 from nfk.in_cache import map_in_cache
 
 Convolution = Callable[..., jax.Array]
@@ -87,11 +88,6 @@ def _remember(key: str, name: str) -> str:
     path, known = cache_file(), _known()
     if key in known:
         return known[key]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".partial", delete=False) as file:
-            json.dump(known | {key: name}, file, indent=1, sort_keys=True)
-        os.replace(file.name, path)
-    except OSError:
-        pass  # a read-only home: the choice is made anew in every process
+    with suppress(OSError):  # a read-only home: the choice is made anew in every process
+        durable.write_whole(path, json.dumps(known | {key: name}, indent=1, sort_keys=True).encode())
     return name

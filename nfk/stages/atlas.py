@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from nfk import names, store, tracking
+from nfk import durable, names, store, tracking
 from nfk.atlas.content import Atlas, Category, Measure
 from nfk.atlas.page import render
 from nfk.evaluation.each_image import isolation, read_each
@@ -44,7 +43,7 @@ def run(params: Params, family: str, to: Path, points: int) -> Made:
     embeddings = store.read(workspace.embeddings_store(family)).expect(**made_from, factors=factors.digest)
     atlas = gather(params, family, data, net.card["model"], factors, embeddings, points)
     page = render(atlas)
-    _write(to, page)
+    durable.write_whole(to, page.encode())
     tracked = tracking.log(tracking.StageRecord(
         stage="atlas", family=family, started=started, params={"atlas": {"points": points}},
         metrics={"images": len(atlas.ids)}, artifacts=(to,),
@@ -92,14 +91,3 @@ def gather(params: Params, family: str, data: Images, model: str, factors: store
             "isolation": Measure("mean cosine distance to the 10 nearest training images",
                                  isolation(vectors["train"], rows, itself))},
         files=None if not files else tuple(files[place] for place in chosen))
-
-
-def _write(to: Path, page: str) -> None:
-    to.parent.mkdir(parents=True, exist_ok=True)
-    partial = to.with_name(f".{to.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(page, encoding="utf-8")
-        partial.replace(to)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise

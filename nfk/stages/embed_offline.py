@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from nfk import store
+from nfk import durable, store
 from nfk.data.decode import AS_IT_IS, Wanted
 from nfk.data.image_set import DataError
 from nfk.data.read import open_source
@@ -47,7 +47,6 @@ def _images(path: Path, wanted: Wanted) -> tuple[np.ndarray, list[str]]:
 def _write(
     to: Path, vectors: Float[np.ndarray, "n k"], ids: list[str], inputs: dict[str, str], reference: str
 ) -> None:
-    to.parent.mkdir(parents=True, exist_ok=True)
     if to.suffix == ".zarr":
         with store.write(to, inputs=inputs) as writer:
             writer.put("embedding", vectors)
@@ -59,6 +58,6 @@ def _write(
     column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1), pa.float32()), vectors.shape[1])
     table = pa.table({"id": pa.array(ids), "embedding": column}).replace_schema_metadata(
         {"embedder": reference, **{f"digest.{name}": digest for name, digest in inputs.items()}})
-    partial = to.with_name(f".{to.name}.partial")
-    pq.write_table(table, partial)
-    partial.replace(to)
+    file = pa.BufferOutputStream()
+    pq.write_table(table, file)
+    durable.write_whole(to, file.getvalue())

@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from nfk import embedder, registry, store, tracking
+from nfk import durable, embedder, registry, store, tracking
 from nfk.models import checkpoint
 from nfk.params import PARAMS_FILE, load
 from nfk.stages import network, workspace
@@ -39,7 +39,7 @@ def rebuild(client: MlflowClient, reference: str, *, repository: str | None = No
         _run(["git", "checkout", "--quiet", commit], clone)
         for file in (tracking.LOCK_FILE, PARAMS_FILE):
             kept = client.download_artifacts(entry.run_id, file.name, folder)
-            (clone / file).write_bytes(Path(kept).read_bytes())
+            durable.copy(Path(kept), clone / file)
         yield f"{entry.reference}: commit {commit[:10]}, in a clone"
         # data that came from elsewhere is pulled; without a remote the data stage makes it again from its source
         if subprocess.run([sys.executable, "-m", "dvc", "remote", "list"], cwd=clone, capture_output=True,

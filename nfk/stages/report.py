@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nfk import store, tracking
+from nfk import durable, store, tracking
 from nfk.evaluation.figures.images import samples
 from nfk.evaluation.figures.style import save
 from nfk.models import checkpoint
@@ -53,7 +53,7 @@ def run(params: Params) -> Outcome:
         title=params.report.title, date=datetime.date.today(), summary=findings(families),
         data=_data_card(params, data, grid), families=families, lineage=_lineage(params)))
     with store.whole_folder(folder) as building:
-        (building / workspace.REPORT.name).write_text(page, encoding="utf-8")
+        durable.write(building / workspace.REPORT.name, page.encode())
     return Outcome(f"{len(page) / 2**20:.1f} MiB -> {workspace.REPORT}", figures=[],
                    metrics={"families": len(families)})
 

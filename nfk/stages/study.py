@@ -6,7 +6,7 @@ import importlib
 
 import numpy as np
 
-from nfk import store
+from nfk import durable, store
 from nfk.evaluation.features import Features
 from nfk.evaluation.figures.style import save
 from nfk.params import Params
@@ -42,7 +42,7 @@ def run(params: Params, name: str) -> Outcome:
     with store.whole_folder(folder) as building:
         store.write_json(building / "numbers.json", {
             "study": asked.study, "family": asked.family, "summary": findings.summary, **findings.numbers})
-        (building / "table.md").write_text(markdown(findings.table), encoding="utf-8")
+        durable.write(building / "table.md", markdown(findings.table).encode())
         for title, figure in findings.figures.items():
             save(figure, building / "figures" / f"{title}.png")
     scratch.clear()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 from typing import Any
 
+from nfk import durable
 from nfk.hosts import Hosts
 from nfk.linalg.group import Group
 from nfk.params import Params
@@ -70,7 +70,7 @@ def scratch(stage: str, family: str, depends_on: dict[str, Any], group: Group | 
     if group is None or group.index == 0:
         for other in folder.parent.glob(f"{stage}-{family}-{'?' * 20}"):
             if other != folder:
-                shutil.rmtree(other)
+                durable.remove_tree(other)
     if group is not None and group.size > 1:
         folder = folder / f"process-{group.index}-of-{group.size}"
     return Scratch(folder, interval=SAVE_SECONDS)

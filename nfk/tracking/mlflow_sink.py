@@ -21,6 +21,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from nfk import durable
 from nfk.tracking import spool
 from nfk.tracking.record import PipelineRecord, Record, StageRecord, pipeline_record_id, stage_name
 from nfk.tracking.redaction import redact
@@ -86,7 +87,7 @@ def _first(uri: str) -> Iterator[None]:
     if scheme != "sqlite" or not path:
         yield
         return
-    with Path(f"{path}.lock").open("a") as lock:
+    with durable.lock_file(Path(f"{path}.lock")) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

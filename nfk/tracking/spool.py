@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
-import shutil
 import time
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from nfk import durable
 from nfk.tracking.record import Record, StageRecord, parse
 from nfk.tracking.redaction import redact, redact_tree
 
@@ -31,24 +31,23 @@ class SpoolBusy(RuntimeError):
 
 def add(record: Record) -> Path:
     """Keep `record` and copies of its files, secrets redacted; an entry of the same id is replaced."""
-    SPOOL.mkdir(parents=True, exist_ok=True)
-    unfinished = SPOOL / f"{_UNFINISHED}{os.getpid()}-{record.id}"
-    unfinished.mkdir()
+    durable.make_folders(SPOOL)
+    unfinished = SPOOL / f"{_UNFINISHED}{uuid.uuid4().hex}"  # process numbers come again, in containers at once
+    durable.make_folder(unfinished)
     try:
         content = redact_tree(record.model_dump(mode="json", exclude={"figures", "artifacts"}))
-        (unfinished / _RECORD).write_text(json.dumps(content), encoding="utf-8")
+        durable.write(unfinished / _RECORD, json.dumps(content).encode())
         _copy(record.artifacts, unfinished / "artifacts")
         if isinstance(record, StageRecord):
             _copy(record.figures, unfinished / "figures")
-        for path in (*unfinished.rglob("*"), unfinished):
-            _sync(path)
+        durable.sync_tree(unfinished)
         entry = SPOOL / f"{time.time_ns():020d}-{record.id}"
         earlier = _of_id(record.id)
-        unfinished.rename(entry)
+        durable.rename(unfinished, entry)
     except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
+        with suppress(OSError):  # the fault itself is what is told; what is left is swept in time
+            durable.remove_tree(unfinished)
         raise
-    _sync(SPOOL)
     for path in earlier:
         remove(path)
     return entry
@@ -69,10 +68,11 @@ def remove(entry: Path) -> None:
     """Take an entry out, in one step for every reader."""
     leaving = entry.with_name(f"{_UNFINISHED}{entry.name}")
     try:
-        entry.rename(leaving)
+        durable.rename(entry, leaving)
     except FileNotFoundError:  # another process sent it
         return
-    shutil.rmtree(leaving, ignore_errors=True)
+    with suppress(OSError):  # it is no entry any more
+        durable.remove_tree(leaving)
 
 
 @contextmanager
@@ -81,8 +81,7 @@ def sending(wait: float) -> Iterator[None]:
 
     One sender at a time: two would both find no parent run and make one each.
     """
-    SPOOL.mkdir(parents=True, exist_ok=True)
-    with open(SPOOL / _LOCK, "a") as lock:
+    with durable.lock_file(SPOOL / _LOCK) as lock:
         deadline = time.monotonic() + wait
         while True:
             try:
@@ -102,24 +101,16 @@ def _of_id(record_id: str) -> list[Path]:
 
 def _copy(files: tuple[Path, ...], folder: Path) -> None:
     """Copy `files` under names that differ; text has its secrets redacted on the way."""
-    folder.mkdir()
+    durable.make_folder(folder)
     for file in files:
         target, repeat = folder / file.name, 1
         while target.exists():
             repeat += 1
             target = folder / f"{file.stem}-{repeat}{file.suffix}"
         if file.suffix in _REDACTED_SUFFIXES:
-            target.write_text(redact(file.read_text(encoding="utf-8")), encoding="utf-8")
+            durable.write(target, redact(file.read_text(encoding="utf-8")).encode())
         else:
-            shutil.copyfile(file, target)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+            durable.copy(file, target)
 
 
 def _sweep() -> None:
@@ -130,4 +121,5 @@ def _sweep() -> None:
         except FileNotFoundError:
             continue
         if stale:
-            shutil.rmtree(path, ignore_errors=True)
+            with suppress(OSError):
+                durable.remove_tree(path)

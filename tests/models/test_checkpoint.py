@@ -113,7 +113,7 @@ def test_a_save_that_breaks_off_leaves_nothing_to_load(saved, monkeypatch):
     def fail(*_, **__):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr("pathlib.Path.write_text", fail)
+    monkeypatch.setattr("nfk.durable.Disk.write", fail)
     with pytest.raises(OSError, match="no space left"):
         save(start("mlp"), saved)
     with pytest.raises(ModelError, match=r"card.json: no such file"):

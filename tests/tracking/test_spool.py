@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import fcntl
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ def test_a_crash_leaves_no_half_entry(record: Make, tmp_path: Path, monkeypatch:
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(shutil, "copyfile", full)
+    monkeypatch.setattr("nfk.durable.copy", full)
     with pytest.raises(OSError, match="No space left"):
         spool.add(record(figures=(figure,)))
     assert list(spool.SPOOL.iterdir()) == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import wraps
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple, ParamSpec, cast
 
@@ -17,6 +18,8 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from sklearn.isotonic import isotonic_regression
+
+from nfk import durable
 
 Arguments = ParamSpec("Arguments")
 
@@ -56,8 +59,9 @@ def new_figure(width: float, height: float) -> Figure:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a PNG; equal figures give equal bytes. Makes the folder if need be."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Software": None})
+    image = BytesIO()
+    figure.savefig(image, format="png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+    durable.write_whole(path, image.getbuffer())
 
 
 class End(NamedTuple):
