@@ -177,11 +177,11 @@ def _replace_folder(new: Path, path: Path) -> None:
         durable.rename(new, path)
         return
     old = _beside(path, "old.partial")
-    durable.rename(path, old)
     try:
+        durable.rename(path, old)
         durable.rename(new, path)
     except BaseException:
-        with suppress(OSError):  # that the new one is there already, if only its sync failed
+        with suppress(OSError):  # that either is in its place already, if it was a sync that failed
             durable.rename(old, path)
         raise
     with suppress(OSError):  # by another name first, since half of it is nothing to bring back; the next writer sweeps
