@@ -6,8 +6,7 @@
 For n = 1, 2, 3, ... until a run comes through clean: the n-th operation fails once, fails with all after it (EIO,
 ENOSPC, a short write), or is the last one, with what was not synced kept, dropped, torn or emptied
 (`tests.faults.disk`). Cases: each stage into an empty place and over an older store, and the spool. Compound points:
-after each cut the next run meets a second fault, whose place moves on with the first's until every place of a recovery
-has had its turn.
+after each operation's cut the next run meets a second fault, at places that move on by seven.
 
 A point is survived if
 1. the fault is told as an OSError (or does not matter),
@@ -239,13 +238,11 @@ class Enumeration:
             for kind, lasting in [*itertools.product(FAILURES, (False, True)), *((kind, False) for kind in CUTS)]:
                 if applies(kind, operation.partition(" ")[0]):
                     yield Point(case.name, (Fault(at, kind, lasting),))
+        firsts: itertools.cycle[Kind] = itertools.cycle(CUTS)
         seconds: itertools.cycle[Kind] = itertools.cycle(
             ("dropped", "EIO", "torn", "ENOSPC", "kept", "emptied", "short"))
-        place = 0
         for at in range(1, len(told) + 1):
-            for kind in CUTS:
-                place = place % len(told) + 1
-                yield Point(case.name, (Fault(at, kind), Fault(place, next(seconds))))
+            yield Point(case.name, (Fault(at, next(firsts)), Fault(7 * at % len(told) + 1, next(seconds))))
 
     def attempt(self, case: Case, point: Point) -> str | None:
         """Why the point was lost, or None."""
