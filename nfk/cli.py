@@ -176,8 +176,8 @@ def embed(
             raise ValueError("--to and --resize go with --model; embed.scaling and data.resize of params.yaml are for "
                              "the family's own")
         _run_shared("embed", what, distributed, coordinator, processes, process)
-    elif distributed:
-        raise ValueError("--distributed is for a family's own images; leave out --model")
+    elif distributed or (coordinator, processes, process) != (None, None, None):
+        raise ValueError("--distributed and what goes with it are for a family's own images; leave out --model")
     else:
         from nfk.params import load
         from nfk.stages import embed_offline
