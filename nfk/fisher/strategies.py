@@ -20,10 +20,12 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Key
+import numpy as np
+from jaxtyping import Array, Float, Key
 
 from nfk.checkpoint import RowCheckpoint
 from nfk.fisher.products import JacobianProducts
+from nfk.fisher.scores import ScoreError
 from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.cogram import cogram_svd
 from nfk.linalg.eigen import dense
@@ -229,6 +231,7 @@ def decompose(
                              itemsize=itemsize)
     whole = strategy in ("explicit", "stored") or (strategy == "gram" and resident >= vectors.shape[0])
     rows = StoredRows(vectors) if whole else vectors
+    _check_range(rows.block(0), vectors.shape[0])
     if strategy in ("explicit", "gram"):
         factors = gram_svd(rows, rank=rank, resident_rows=None if whole else resident, progress=progress)
     elif strategy == "cogram":
@@ -244,6 +247,21 @@ def decompose(
     among = [min(bound * vectors.block_rows, vectors.shape[0]) for bound in (own.start, own.stop)]
     sample = vectors.sample64(-(-_sample(vectors) // group.size), (among[0], among[1]))
     return with_rounding(factors, *sample, group)
+
+
+def _check_range(block: Float[Array, "b p"], n: int) -> None:
+    """ScoreError where the squares of rows like these leave float32's range, on one side or the other: s_i^2 would be
+    infinite, zero or anything. Fisher vectors are whitened and never do; a tangent kernel's gradients may."""
+    if block.dtype != jnp.float32:
+        return
+    known = jnp.finfo(jnp.float32)
+    low = float(np.sqrt(float(known.tiny) / float(known.eps) * block.shape[1]))
+    high = float(np.sqrt(float(known.max) / (4 * n)))
+    longest = max(float(np.linalg.norm(row.astype(np.float64))) for row in np.asarray(block))
+    if longest != 0 and not low < longest < high:
+        raise ScoreError(f"rows of the matrix are as long as {longest:.1e}: outside {low:.0e} to {high:.0e}, where "
+                         f"float32 holds their squares; multiply the function by about {1 / longest:.0e}, or give "
+                         "params in float64")
 
 
 def _sample(vectors: FisherVectors) -> int:
