@@ -32,7 +32,8 @@ class FilledFolder(LocalStore):
         durable.remove_tree(self.root / prefix)
 
     async def clear(self) -> None:
-        await self.delete_dir("")
+        for entry in self.root.iterdir():
+            durable.remove_tree(entry)
 
 
 class WholeFolder(LocalStore):

@@ -124,6 +124,22 @@ class TestFiles:
         durable.copy(tmp_path / "a", tmp_path / "b")
         assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
+    def test_rows_of_a_scratch_are_synced(self, disk, tmp_path):
+        with disk().in_use() as used:
+            rows = store.Scratch(tmp_path / "disk/scratch").rows("pass", 4, np.float32)
+            rows.write(0, np.ones((2, 4), np.float32))
+            rows.sync()
+            used.cut_now("dropped")
+        assert not (tmp_path / "disk/scratch/pass.rows").exists()  # its name is the checkpoint's to put on disk
+        with disk().in_use() as used:
+            scratch = store.Scratch(tmp_path / "disk/scratch")
+            rows = scratch.rows("pass", 4, np.float32)
+            rows.write(0, np.ones((2, 4), np.float32))
+            rows.sync()
+            scratch.save("pass", {"blocks": np.array([1])})
+            used.cut_now("dropped")
+        assert RowFile(4, np.float32, tmp_path / "disk/scratch/pass.rows").read(0, 2).tolist() == [[1.0] * 4] * 2
+
     def test_rows_on_a_full_disk(self, disk, tmp_path):
         rows = RowFile(4, np.float32, tmp_path / "disk/rows")
         with disk(Fault(1, "ENOSPC")).in_use(), pytest.raises(durable.DiskFull, match="32 bytes more"):
@@ -241,6 +257,17 @@ class TestStores:
         with pytest.raises(StoreError, match=r"s\.zarr: array a, chunk 0: a/c/0 is missing"):
             found["a"][:]
 
+    def test_a_folder_of_anything_is_whole_or_absent(self, tmp_path):
+        with store.whole_folder(tmp_path / "folder") as building:
+            durable.write(building / "file", b"bytes")
+            assert not (tmp_path / "folder").exists()
+        assert (tmp_path / "folder/file").read_bytes() == b"bytes"
+        before = store.tree_digest(tmp_path / "folder")
+        with pytest.raises(KeyError), store.whole_folder(tmp_path / "folder") as building:
+            durable.write(building / "file", b"others")
+            raise KeyError
+        assert store.tree_digest(tmp_path / "folder") == before
+
     def test_an_array_that_is_not_there(self, tmp_path):
         fill(tmp_path / "s.zarr")
         with pytest.raises(StoreError, match="no array 'b'; there are a"):
@@ -251,6 +278,33 @@ class TestStores:
         monkeypatch.setattr(store, "FORMAT", 0)
         with pytest.raises(StoreError, match="written in store format 1, this nfk reads 0"):
             store.read(tmp_path / "s.zarr")
+
+
+class TestZarr:
+    """Whatever Zarr does to a folder being filled is an operation of the one module, as it is of `LocalStore`."""
+
+    def test_each_change(self, disk, tmp_path):
+        from zarr.core.buffer import cpu, default_buffer_prototype
+        from zarr.core.sync import sync
+
+        from nfk.zarr_folder import FilledFolder
+
+        folder = FilledFolder(tmp_path / "disk")
+        one, other = (cpu.Buffer.from_bytes(body) for body in (b"one", b"other"))
+        with disk().in_use() as used:
+            sync(folder.set("a/b", one))
+            sync(folder.set_if_not_exists("a/b", other))
+            sync(folder.set_if_not_exists("a/c", other))
+            assert sync(folder.get("a/b", default_buffer_prototype())).to_bytes() == b"one"
+            assert used.count == 5
+            sync(folder.delete("a/b"))
+            sync(folder.delete_dir("a"))
+            sync(folder.set("d", one))
+            sync(folder.clear())
+        assert [line.partition(" ")[0] for line in used.told] == [
+            "make_folder", "create", "write", "create", "write", "unlink", "unlink", "remove_folder", "create", "write",
+            "unlink"]
+        assert list((tmp_path / "disk").iterdir()) == []
 
 
 REAL = """\

@@ -1,0 +1,63 @@
+"""The table of `infra/README.md`: fault, times tried, times survived; from the results beside this file.
+
+    python -m tests.faults.table           writes it into the page
+    python -m tests.faults.table --check   ends with 1 where the page says something else
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+RESULTS, PAGE = Path(__file__).parent / "results", Path(__file__).parents[2] / "infra/README.md"
+BEGIN, END = "<!-- faults -->", "<!-- /faults -->"
+
+
+def counted(name: str) -> dict[str, Any]:
+    return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def lines() -> list[str]:
+    """The table, a line each; every kind of fault with its counts."""
+    operations, damage = counted("durable_operations"), counted("damage")
+    tried: Counter[str] = Counter()
+    survived: Counter[str] = Counter()
+    for row in operations["rows"]:
+        stage = row["case"].partition(",")[0]
+        label = {"single": f"each disk operation of `{stage}` fails or is the last before a power cut",
+                 "compound": "a second such fault while the first is recovered from"}[row["faults"]]
+        tried[label] += row["tried"]
+        survived[label] += row["survived"]
+    compound = "a second such fault while the first is recovered from"
+    rows = [(label, tried[label], survived[label]) for label in [*(key for key in tried if key != compound), compound]]
+    rows += [(f"a store of {damage['bytes'] / 1024:.0f} KiB: {row['fault']}", row["tried"], row["survived"])
+             for row in damage["rows"]]
+    most = "" if operations["every"] == 1 else (
+        f"Of the disk operations each {operations['every']}th point was tried for this table; "
+        "`python -m tests.faults.enumerate` tries all.\n")
+    return [*([most] if most else []), "| fault | times tried | times survived |", "|---|---:|---:|",
+            *(f"| {label} | {one:,} | {other:,} |" for label, one, other in rows)]
+
+
+def page(text: str) -> str:
+    """The page with the table between its marks."""
+    before, _, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not end:
+        raise SystemExit(f"{PAGE}: no {BEGIN} ... {END}")
+    return "\n".join([f"{before}{BEGIN}", *lines(), f"{END}{after}"])
+
+
+def main(check: Annotated[bool, typer.Option(help="compare only")] = False) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    if check:
+        raise SystemExit(page(text) != text)
+    PAGE.write_text(page(text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)
