@@ -19,8 +19,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from jaxtyping import UInt8
-
 Body = bytes | bytearray | memoryview
 _COPIED_AT_ONCE = 4 << 20
 
@@ -93,8 +91,8 @@ class File:
             count, at = count - len(part), at + len(part)
         return b"".join(parts)
 
-    def read_into(self, rows: UInt8[Any, "..."], at: int) -> bool:
-        """Fill the array from byte `at` on; whether the file had so much."""
+    def read_into(self, rows: Any, at: int) -> bool:
+        """Fill an array's bytes from byte `at` on; whether the file had so much."""
         left = memoryview(rows).cast("B")
         while len(left) and (done := os.preadv(self.handle, [left], at)):
             left, at = left[done:], at + done

@@ -298,8 +298,9 @@ class Scratch:
     a kill leaves the one before; a damaged one counts as absent. `clear` when the result is durable.
     """
 
-    def __init__(self, folder: Path, interval: float = 30.0) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, interval: float = 30.0, within: Path | None = None) -> None:
+        """within: a folder of several processes' scratch, which the last of them clears away."""
+        self._folder, self._within = folder, within
         self._interval = interval
         self._last = time.monotonic()
 
@@ -334,6 +335,8 @@ class Scratch:
     def clear(self) -> None:
         with suppress(OSError):  # the result is durable; what is left here is found whole, or swept, by the next run
             durable.remove_tree(self._folder)
+            if self._within is not None:  # refused while others' are in it
+                durable.disk.remove_folder(self._within)
 
 
 # --- small durable files and digests ---

@@ -15,7 +15,7 @@ from nfk.cli import app
 
 UsageError: Any = typer.BadParameter.__base__
 """What typer's parser raises for any line that it refuses"""
-OTHERS = {"cp", "dvc", "git", "mlflow", "pre-commit", "prefect", "source"}
+OTHERS = {"cp", "dvc", "git", "kubectl", "mlflow", "pre-commit", "prefect", "sbatch", "source"}
 """Programs that pages name beside this project's own: their options are not ours to check."""
 
 

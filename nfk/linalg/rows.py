@@ -70,9 +70,11 @@ class SomeRows:
         self.block_rows = rows.block_rows
 
     def block(self, index: int) -> Float[Array, "b p"]:
+        """Rows of the block that is number `index` of these."""
         return self._rows.block(self._blocks[index])
 
     def image(self, index: int, right: Float[Array, "p r"]) -> Float[Array, "b r"]:
+        """The same rows times `right`, (p, r)."""
         return self._rows.image(self._blocks[index], right)
 
 

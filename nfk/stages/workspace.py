@@ -72,7 +72,7 @@ def scratch(stage: str, family: str, depends_on: dict[str, Any], group: Group | 
             if other != folder:
                 durable.remove_tree(other)
     if group is not None and group.size > 1:
-        folder = folder / f"process-{group.index}-of-{group.size}"
+        return Scratch(folder / f"process-{group.index}-of-{group.size}", interval=SAVE_SECONDS, within=folder)
     return Scratch(folder, interval=SAVE_SECONDS)
 
 
