@@ -10,6 +10,7 @@ from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Shaped
 
 from nfk.store import Store
 
@@ -18,8 +19,8 @@ from nfk.store import Store
 class Writer(Protocol):
     """What writes a store, alone or with others."""
 
-    def put(self, name: str, values: np.ndarray) -> None:
-        """A whole array."""
+    def put(self, name: str, values: Shaped[np.ndarray, "..."]) -> None:
+        """A whole array, of any shape."""
 
 
 def put(writer: Writer, name: str, values: Sequence[str]) -> None:

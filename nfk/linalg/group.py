@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Shaped
 
 
 @runtime_checkable
@@ -23,7 +24,7 @@ class Group(Protocol):
     def size(self) -> int:
         """How many there are."""
 
-    def total(self, values: np.ndarray) -> np.ndarray:
+    def total(self, values: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
         """The sum of all members' `values`, arrays of one shape: the same bits for each of them."""
 
 
@@ -32,12 +33,12 @@ class Alone:
 
     index, size = 0, 1
 
-    def total(self, values: np.ndarray) -> np.ndarray:
+    def total(self, values: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
         """The `values`, of any shape (...), themselves."""
         return values
 
 
-def from_first(group: Group, values: np.ndarray) -> np.ndarray:
+def from_first(group: Group, values: Shaped[np.ndarray, "..."]) -> Shaped[np.ndarray, "..."]:
     """The `values` of process 0; those of others are of the same shape, and ignored."""
     return group.total(values if group.index == 0 else np.zeros_like(values))
 
