@@ -42,9 +42,9 @@ class RowFile:
         """Put on disk what was written."""
         self._file.sync()
 
-    def checksum(self, stop: int) -> int:
-        """CRC-32 of rows [0, stop), those that are there."""
-        crc, at, left = 0, 0, stop * self._width
+    def checksum(self, stop: int, start: int = 0) -> int:
+        """CRC-32 of rows [start, stop), those that are there."""
+        crc, at, left = 0, start * self._width, (stop - start) * self._width
         while content := self._file.read(min(left, _CHUNK), at):
             crc, at, left = zlib.crc32(content, crc), at + len(content), left - len(content)
         return crc

@@ -50,7 +50,7 @@ def write(
         with store.write(building / FACTORS, inputs=inputs) as writer:
             writer.put("mean_score", statistics["mean_score"][:])
             writer.put("diagonal", statistics["diagonal"][:])
-            writer.put("right", factors["right"][:])
+            writer.put_by_shards("right", factors["right"])
             writer.put("singular_values", factors["singular_values"][:])
             writer.attributes.update(scaling=scaling, damping=factors.attributes["damping"],
                                      fitted=factors.attributes["examples"], theta=dict(theta))

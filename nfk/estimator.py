@@ -20,7 +20,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from nfk import store
 from nfk.fisher import strategies
-from nfk.fisher.embedding import Scaling, embed, scale
+from nfk.fisher.embedding import Scaling, embed, held_or_read, scale
 from nfk.fisher.examples import CheckedExamples, Given, checked
 from nfk.fisher.parameters import parameter_index
 from nfk.fisher.scores import Examples, LogDensity, Outputs, Scores, output_count
@@ -65,7 +65,8 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     explained_variance_ratio_: (k,) sum of the first s^2 over ||V||_F^2, cumulative.
     residuals_: (k,) ||V^T u_i - s_i w_i|| / s_1.
     eigenvalue_errors_: (k,) estimated relative error of each s^2.
-    left_, right_: (n, k) U and (p, k) W.
+    left_, right_: (n, k) U and (p, k) W; where it is too large for memory_gib ("panels"; loaded: twice), right_ reads
+        rows of a file, right_[start:stop].
     mean_score_, fisher_diagonal_: (p,) Z and I, float64.
     strategy_: the one chosen.
     n_features_out_: k or, where V has lower rank, fewer.
@@ -126,7 +127,7 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             statistics = fisher_statistics(
                 scores, images if model_samples is None else model_samples, block=self.block, progress=self.progress)
         vectors = self._vectors(scores, images, statistics)
-        memory = int(self.memory_gib * 2**30)
+        memory = self._memory_bytes
         self.strategy_ = strategies.plan(
             vectors, self.strategy, rank=self.rank, oversampling=self.oversampling, passes=self.passes,
             memory_bytes=memory).strategy
@@ -155,7 +156,8 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         check_is_fitted(self, "singular_values_")
         images = self._examples(images, reset=False)
         statistics = FisherStatistics(self.mean_score_, self.fisher_diagonal_, 0)
-        rows = embed(self._vectors(self._scores(), images, statistics), self.right_, progress=self.progress)
+        rows = embed(self._vectors(self._scores(), images, statistics), self.right_, memory_bytes=self._memory_bytes,
+                     progress=self.progress)
         return self._scaled(rows)
 
     def fit_transform(self, images: Given, y: Any = None, **options: Any) -> Float[np.ndarray, "n *m k"]:
@@ -174,7 +176,7 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             writer.put("eigenvalue_errors", self.eigenvalue_errors_)
             writer.put("mean_score", self.mean_score_)
             writer.put("diagonal", self.fisher_diagonal_)
-            writer.put("right", np.asarray(self.right_))
+            writer.put_by_shards("right", self.right_)
             writer.attributes.update(rank=self.rank, damping=self.damping, scaling=self.scaling, fitted=self.fitted_,
                                      strategy=self.strategy_, kernel=self.kernel, outputs=self.outputs,
                                      n_outputs=self.n_outputs_, example_shape=list(self.example_shape_),
@@ -196,7 +198,7 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         loaded.eigenvalue_errors_ = found["eigenvalue_errors"][:]
         loaded.mean_score_ = found["mean_score"][:]
         loaded.fisher_diagonal_ = found["diagonal"][:]
-        loaded.right_ = jnp.asarray(found["right"][:])
+        loaded.right_ = held_or_read(found["right"], loaded._memory_bytes)
         loaded.fitted_, loaded.strategy_, loaded.n_outputs_ = kept["fitted"], kept["strategy"], kept["n_outputs"]
         loaded.n_features_out_ = len(loaded.singular_values_)
         loaded.example_shape_ = tuple(kept["example_shape"])
@@ -251,6 +253,10 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         if self.outputs is not None:
             raise ValueError(f"outputs={self.outputs!r} goes with kernel='ntk'; kernel={self.kernel!r} is of a scalar")
         return 1
+
+    @property
+    def _memory_bytes(self) -> int:
+        return int(self.memory_gib * 2**30)
 
     @property
     def _block(self) -> int:

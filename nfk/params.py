@@ -66,7 +66,7 @@ class SvdParams(Section):
         5e-4, description="largest residual |V^T u_i - s_i w_i| / s_1 a kept mode may have; enough to stop at")
     accept_unconverged: bool = Field(False, description="modes that miss the tolerance are no failure")
     damping: Annotated[float, Field(ge=0)] = Field(1e-3, description="relative to the mean of the diagonal")
-    strategy: Literal["auto", "explicit", "gram", "cogram", "stored", "stream", "jvp"] = Field(
+    strategy: Literal["auto", "explicit", "gram", "panels", "cogram", "stored", "stream", "jvp"] = Field(
         "auto", description="how; auto: the quickest here, by a timed probe, that fits memory_gib")
     examples: PositiveInt | None = Field(None, description="leading training examples to use; null: all")
     block: PositiveInt = Field(256, description="examples scored at once")

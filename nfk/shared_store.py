@@ -31,6 +31,11 @@ class SharedWriter:
         if self._writer is not None:
             self._writer.put(name, values)
 
+    def put_by_shards(self, name: str, values: Any) -> None:
+        """An array that every process has, or can read by rows: process 0 writes it, a shard in memory at a time."""
+        if self._writer is not None:
+            self._writer.put_by_shards(name, values)
+
     def put_rows(self, name: str, rows: np.ndarray, *, start: int, total: int, share: int) -> None:
         """This process's `rows` of an array of `total`, from row `start` on, a multiple of `share`: what all but the
         last ones have."""

@@ -93,6 +93,13 @@ class StoreWriter:
     def put(self, name: str, values: np.ndarray, *, compress: bool = False) -> None:
         self.create(name, values.shape, values.dtype, compress=compress)[...] = values
 
+    def put_by_shards(self, name: str, values: Any) -> None:
+        """Anything with shape, dtype and rows to slice, one shard of it in memory at a time."""
+        array = self.create(name, tuple(values.shape), values.dtype)
+        for start in range(0, values.shape[0], array.shards[0]):
+            stop = min(start + array.shards[0], values.shape[0])
+            array[start:stop] = np.asarray(values[start:stop])
+
 
 @contextmanager
 def write(path: Path | str, *, inputs: Mapping[str, str]) -> Iterator[StoreWriter]:

@@ -16,7 +16,7 @@ def test_the_library_example_runs(request):
                           cwd=request.config.rootpath, timeout=300)
     assert done.returncode == 0, done.stderr
     strategy, explained, residual = done.stdout.split()
-    assert strategy in ("explicit", "gram", "cogram", "stored", "stream")
+    assert strategy in ("explicit", "gram", "panels", "cogram", "stored", "stream")
     assert 0 < float(explained) <= 1
     assert float(residual) < 1e-2
 

@@ -4,27 +4,55 @@ from __future__ import annotations
 
 from typing import Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from nfk.checkpoint import Checkpoint
+from nfk.linalg.panels import READ_BYTES, panel_image_pass
 from nfk.linalg.rows import Progress, RowBlocks, image_pass, silent
+from nfk.linalg.tall import Tall
+
+WORKING = 4
+"""Times its own bytes that a block of rows takes while it is computed"""
 
 Scaling = Literal["none", "whitened", "unit"]
 
 
 def embed(
     vectors: RowBlocks,
-    right: Float[Array, "p k"],
+    right: Float[Array, "p k"] | Tall,
     *,
+    memory_bytes: int = 4 * 2**30,
     checkpoint: Checkpoint | None = None,
     progress: Progress = silent,
 ) -> Float[np.ndarray, "n k"]:
     """W^T V_x for every row of `vectors`; for the rows that W was made from it is U diag(s).
 
-    Cost: one pass (one gradient per image) and 2 n p k flops. Memory: one block and the result.
+    Cost: one pass (one gradient per image) and 2 n p k flops. Memory: one block and the result. A W that is read by
+    rows (`nfk.linalg.tall`, Zarr's arrays) streams by groups of images instead, as large as `memory_bytes` hold: it is
+    read once for each of them.
     """
-    return image_pass(vectors, right, checkpoint=checkpoint, label="embeddings", progress=progress)
+    if isinstance(right, jax.Array):
+        return image_pass(vectors, right, checkpoint=checkpoint, label="embeddings", progress=progress)
+    held = resident_rows(vectors, np.dtype(right.dtype).itemsize, memory_bytes)
+    return panel_image_pass(vectors, right, resident_rows=held, checkpoint=checkpoint, label="embeddings",
+                            progress=progress)
+
+
+def held_or_read(right: Tall, memory_bytes: int) -> Float[Array, "p k"] | Tall:
+    """W in memory where it fits there twice, as it is read and on the device; else as it is, to be read by rows."""
+    whole = 2 * right.shape[0] * right.shape[1] * np.dtype(right.dtype).itemsize <= memory_bytes
+    return jnp.asarray(right[:]) if whole else right
+
+
+def resident_rows(vectors: RowBlocks, itemsize: int, memory_bytes: int) -> int:
+    """Rows to hold while W streams by: what the memory leaves beside a block that is computed and what is read of W,
+    in whole blocks, at least one."""
+    (n, p), block = vectors.shape, vectors.block_rows
+    taken = WORKING * min(block, n) * p * itemsize + 2 * READ_BYTES
+    return max(1, max(0, memory_bytes - taken) // (p * itemsize) // block) * block
 
 
 def scale(

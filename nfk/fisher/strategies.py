@@ -4,6 +4,8 @@
 |------------|------------------------|-------------------------------------|-----------------------------|
 | `explicit` | kept whole             | n x n Gram matrix, exact            | 1 (the paper's Algorithm 1) |
 | `gram`     | a group of rows kept   | n x n Gram matrix, exact            | n / (2 rows kept) + 2       |
+| `panels`   | a group of rows kept   | n x n Gram matrix, exact, W by      | n / (2 rows kept) + 2, and 1 |
+|            |                        | panels of its rows into a file      | for each panel after the 1st |
 | `cogram`   | one block at a time    | p x p matrix, exact                 | 2                           |
 | `stored`   | kept whole             | block Krylov                        | 1                           |
 | `stream`   | one block at a time    | block Krylov                        | passes                      |
@@ -24,6 +26,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from nfk.checkpoint import RowCheckpoint
+from nfk.fisher.embedding import WORKING
 from nfk.fisher.products import JacobianProducts
 from nfk.fisher.scores import ScoreError
 from nfk.fisher.vectors import FisherVectors
@@ -34,10 +37,11 @@ from nfk.linalg.gram import gram_svd
 from nfk.linalg.group import Alone, Group, share
 from nfk.linalg.krylov import block_krylov, sample_rows
 from nfk.linalg.orthonormal import inner
+from nfk.linalg.panels import panel_svd
 from nfk.linalg.rows import KeptRows, Progress, RowBlocks, StoredRows, block_count, fused_pass, silent
 from nfk.linalg.subspace import subspace_svd
 
-Strategy = Literal["explicit", "gram", "cogram", "stored", "stream", "jvp"]
+Strategy = Literal["explicit", "gram", "panels", "cogram", "stored", "stream", "jvp"]
 STRATEGIES: tuple[Strategy, ...] = get_args(Strategy)
 BY_GROUPS: tuple[Strategy, ...] = ("stored", "stream")
 """Those that several processes can share"""
@@ -51,6 +55,13 @@ _DENSE_EIGEN, _LANCZOS = 9, 100
 products with the matrix, each as slow as 5 for the memory it reads"""
 _DOUBLE = 4
 """Times that a flop in float64 takes longer"""
+_DISK = 2e8
+"""bytes/s, written and read again: taken for granted, no probe writes so much"""
+_MOST_PANELS = 64
+_PROBED = 1 << 25
+"""Numbers of a basis that a probe multiplies by, at most: its rate is that of a larger one"""
+_SAMPLING = 8
+"""Float64 rows that one sampled in float64 takes while it is computed"""
 
 
 class MemoryBudgetError(ValueError):
@@ -89,11 +100,11 @@ class Plan(NamedTuple):
 def probe_machine(vectors: RowBlocks, rank: int) -> Machine:
     """Time one block's gradients, one fused product and one of a Gram matrix, each compiled first."""
     block, gradients = _timed(lambda: vectors.block(0))
-    one = _OneBlock(block)
-    basis = jnp.zeros((vectors.shape[1], rank), block.dtype)
+    part = block[:, : max(1, _PROBED // rank)]
+    one, basis = _OneBlock(part), jnp.zeros((part.shape[1], rank), block.dtype)
     _, fused = _timed(lambda: fused_pass(one, basis).right)
     _, gram = _timed(lambda: inner(block, block, double=False))
-    return Machine(gradients / block.shape[0], 4 * block.size * rank / fused, 2 * block.size * block.shape[0] / gram)
+    return Machine(gradients / block.shape[0], 4 * part.size * rank / fused, 2 * block.size * block.shape[0] / gram)
 
 
 def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
@@ -121,7 +132,7 @@ def plans(
     """What each strategy costs for V of `shape`, cheapest first. Counts: see each method's docstring."""
     n, p = shape
     width = min(rank + oversampling, n, p)
-    matrix, working = n * p * itemsize, 4 * min(block_rows, n) * p * itemsize
+    matrix, working = n * p * itemsize, _working(shape, block_rows, itemsize)
     products, inner = 1 / machine.flops, 1 / machine.inner_flops
     gradients, jacobians = n * machine.gradient_seconds, 2 * (PAPER_POWER_ITERATIONS + 1) * (rank + PAPER_OVERSAMPLING)
     sampled = sample_rows(n, width, passes, block_rows)
@@ -136,12 +147,17 @@ def plans(
     resident = resident_rows(shape, rank=rank, block_rows=block_rows, memory_bytes=memory_bytes,
                              itemsize=itemsize)
     visits = n / (2 * resident) + 1.5 if resident < n else 0
+    cut = panel_cut(shape, rank=rank, block_rows=block_rows, memory_bytes=memory_bytes, itemsize=itemsize)
+    count = -(-p // cut.panel_rows)
+    passes_by_panels = 1 if cut.kept else (n / (2 * cut.resident_rows) + 1.5 if cut.resident_rows < n else 1) + count
     cogram_flops64 = n * p**2 + _eigen_flops(p, rank)
     cogram_seconds = 2 * n * p * rank * products + _DOUBLE * cogram_flops64 * inner
     return sorted([
         Plan("explicit", 1, gram_flops + gram_flops64, gram_bytes + matrix, gradients + gram_seconds),
         Plan("gram", visits + 1, gram_flops + gram_flops64, gram_bytes + min(resident, n) * p * itemsize,
              (visits + 1) * gradients + gram_seconds),
+        Plan("panels", passes_by_panels, gram_flops + gram_flops64, cut.bytes,
+             passes_by_panels * gradients + gram_seconds + 2 * p * rank * itemsize / _DISK),
         Plan("cogram", 2, 2 * n * p * rank + cogram_flops64, working + 8 * p**2 * (3 if dense(p, rank) else 1),
              2 * gradients + cogram_seconds),
         Plan("stored", 1, krylov_flops, krylov_bytes + matrix, gradients + krylov_seconds),
@@ -160,9 +176,41 @@ def resident_rows(
 ) -> int:
     """Rows that `gram` keeps at a time: what the memory leaves beside K, in whole blocks, at least one."""
     n, p = shape
-    working = (4 * min(block_rows, n) + 2 * rank) * p * itemsize + 3 * 8 * n**2
-    rows = max(0, memory_bytes - working) / (p * itemsize)
+    taken = _working(shape, block_rows, itemsize) + 2 * rank * p * itemsize + 3 * 8 * n**2
+    rows = max(0, memory_bytes - taken) / (p * itemsize)
     return max(1, int(rows) // block_rows) * block_rows
+
+
+def _working(shape: tuple[int, int], block_rows: int, itemsize: int) -> int:
+    """Bytes that a block of rows takes while it is computed."""
+    return WORKING * min(block_rows, shape[0]) * shape[1] * itemsize
+
+
+class PanelCut(NamedTuple):
+    """How `panels` shares the memory out: first among rows of V, for K; then to a panel of W."""
+
+    resident_rows: int
+    panel_rows: int
+    kept: bool
+    """V whole beside a panel: its rows are computed once"""
+    bytes: int
+
+
+def panel_cut(
+    shape: tuple[int, int], *, rank: int, block_rows: int, memory_bytes: int, itemsize: int = 4
+) -> PanelCut:
+    """Panels as few as the memory allows, alike in size, at most 64: more would take more memory than is given."""
+    n, p = shape
+    least, row = -(-p // _MOST_PANELS), rank * itemsize
+    working, matrix, gram = _working(shape, block_rows, itemsize), n * p * itemsize, 3 * 8 * n**2
+    kept = working + matrix + max(least * row, gram) <= memory_bytes
+    resident = n if kept else resident_rows(shape, rank=0, block_rows=block_rows, memory_bytes=memory_bytes,
+                                            itemsize=itemsize)
+    held = matrix if kept else 0
+    room = (memory_bytes - working - held) // row
+    panel = -(-p // -(-p // min(p, max(least, room))))
+    rows = min(resident, n) * p * itemsize
+    return PanelCut(resident, panel, kept, working + max(rows + gram, held + panel * row))
 
 
 def plan(
@@ -229,11 +277,17 @@ def decompose(
     itemsize = vectors.scores.dtype.itemsize
     resident = resident_rows(vectors.shape, rank=rank, block_rows=vectors.block_rows, memory_bytes=memory_bytes,
                              itemsize=itemsize)
-    whole = strategy in ("explicit", "stored") or (strategy == "gram" and resident >= vectors.shape[0])
+    cut = panel_cut(vectors.shape, rank=rank, block_rows=vectors.block_rows, memory_bytes=memory_bytes,
+                    itemsize=itemsize)
+    whole = strategy in ("explicit", "stored") or (strategy == "gram" and resident >= vectors.shape[0]) or (
+        strategy == "panels" and cut.kept)
     rows = StoredRows(vectors) if whole else vectors
     _check_range(rows.block(0), vectors.shape[0])
     if strategy in ("explicit", "gram"):
         factors = gram_svd(rows, rank=rank, resident_rows=None if whole else resident, progress=progress)
+    elif strategy == "panels":
+        factors = panel_svd(rows, rank=rank, resident_rows=cut.resident_rows, panel_rows=cut.panel_rows,
+                            checkpoint=checkpoint, progress=progress)
     elif strategy == "cogram":
         factors = cogram_svd(vectors, rank=rank, progress=progress)
     elif strategy == "jvp":
@@ -243,9 +297,12 @@ def decompose(
         factors = block_krylov(rows, rank=rank, key=key, oversampling=oversampling, passes=passes,
                                tolerance=tolerance, dtype=vectors.scores.dtype, checkpoint=checkpoint,
                                group=group, progress=progress)
+    del rows  # the sample takes memory of its own
     own = share(block_count(vectors), group)
     among = [min(bound * vectors.block_rows, vectors.shape[0]) for bound in (own.start, own.stop)]
-    sample = vectors.sample64(-(-_sample(vectors) // group.size), (among[0], among[1]))
+    at_once = max(1, memory_bytes // (_SAMPLING * 8 * vectors.shape[1]))
+    sample = vectors.sample64(-(-_sample(vectors) // group.size), (among[0], among[1]),
+                              1 << (at_once.bit_length() - 1))
     return with_rounding(factors, *sample, group)
 
 

@@ -17,6 +17,7 @@ from nfk.devices import everywhere
 from nfk.fisher.scores import Examples, ScoreError, Scores
 from nfk.fisher.statistics import FisherStatistics
 from nfk.linalg.rows import block_bounds
+from nfk.linalg.tall import FiledRows
 
 _RUNS = 8
 _ROUNDING = 1e-2
@@ -61,10 +62,12 @@ class FisherVectors:
         return self._slice(index)
 
     def sample64(
-        self, count: int, among: tuple[int, int] | None = None
-    ) -> tuple[Float[np.ndarray, "b p"], Int[np.ndarray, " b"]]:
+        self, count: int, among: tuple[int, int] | None = None, at_once: int | None = None
+    ) -> tuple[Float[np.ndarray, "b p"] | FiledRows, Int[np.ndarray, " b"]]:
         """About `count` rows, evenly spread in a few runs, in float64 from gradients in float64; and which they are.
         `among` those from a first one to one before a last (whole examples), counted from the first; None: all.
+
+        `at_once`: rows in memory together, in whole examples; if there are more, all come to be in a file.
 
         Where the model cannot be evaluated in float64, or is another function there (noise drawn in the default
         precision: the rows differ by more than 1 %), the rows of `block` as they are.
@@ -78,17 +81,27 @@ class FisherVectors:
         each = count // runs
         starts = np.linspace(first, last - each, runs).astype(int)
         which = np.concatenate([np.arange(start * rows_each, (start + each) * rows_each) for start in starts - first])
-        examples = np.concatenate([np.asarray(self._examples[start : start + each]) for start in starts.tolist()])
+        most = max(1, (len(which) if at_once is None else at_once) // rows_each)
+        if runs * each <= most:
+            examples = np.concatenate([np.asarray(self._examples[start : start + each]) for start in starts.tolist()])
+            return self._rows64(examples), which
+        filed = FiledRows(self.shape[1])
+        for start in starts.tolist():
+            for part in range(start, start + each, most):
+                filed.append(self._rows64(np.asarray(self._examples[part : min(part + most, start + each)])))
+        return filed, which
+
+    def _rows64(self, examples: Any) -> Float[np.ndarray, "b p"]:
         block = np.asarray(self.scores.whitened(examples, self.mean, self.weight), np.float64)
         try:
             with jax.enable_x64(True):
                 gradients = np.array(self.scores.in_float64(_float64(examples)))
         except TypeError:  # the model mixes in arrays or constants of one precision
-            return block, which
+            return block
         gradients -= self.statistics.mean_score[None, :]
         gradients *= self.statistics.weight(self._damping)[None, :]
         same = np.linalg.norm(gradients - block) <= _ROUNDING * np.linalg.norm(gradients)
-        return gradients if same else block, which
+        return gradients if same else block
 
     def _read(self, index: int) -> Any:
         """The examples of block `index`, most often already read; then start on the block after it."""

@@ -10,8 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from nfk.linalg.blas import threads_for
 from nfk.linalg.group import Alone, Group
-
-_COLUMNS = 1 << 16
+from nfk.linalg.tall import FiledRows, Tall, pieces
 
 
 class Factors(NamedTuple):
@@ -21,8 +20,8 @@ class Factors(NamedTuple):
     """s, float64"""
     left: Float[np.ndarray, "n k"]
     """U = V W diag(1 / s); of a group, the rows of this process"""
-    right: Float[Array, "p k"]
-    """W, orthonormal columns"""
+    right: Float[Array, "p k"] | Tall
+    """W, orthonormal columns; where it is too large for the memory, read by rows from a file"""
     residuals: Float[np.ndarray, " k"]
     """||V^T u_i - s_i w_i|| / s_1 (or ||V w_i - s_i u_i|| / s_1, whichever of the two a method leaves). Two
     bounds follow (Weyl; Kato and Temple): some singular value of V lies within residual * s_1 of s_i, and for a mode
@@ -43,7 +42,12 @@ class Factors(NamedTuple):
     @property
     def orthogonality(self) -> float:
         """The largest entry of |W^T W - I|."""
-        gram = np.asarray(jnp.matmul(self.right.T, self.right, precision="highest"), np.float64)
+        if isinstance(self.right, Array):
+            gram = np.asarray(jnp.matmul(self.right.T, self.right, precision="highest"), np.float64)
+        else:
+            gram = np.zeros((self.right.shape[1], self.right.shape[1]))
+            for _, part in pieces(self.right):
+                gram += part.T @ part
         return float(np.max(np.abs(gram - np.eye(len(gram)))))
 
 
@@ -72,7 +76,8 @@ def with_positive_peaks(
 
 
 def with_rounding(
-    factors: Factors, exact: Float[np.ndarray, "m p"], which: Int[np.ndarray, " m"], group: Group | None = None
+    factors: Factors, exact: Float[np.ndarray, "m p"] | FiledRows, which: Int[np.ndarray, " m"],
+    group: Group | None = None,
 ) -> Factors:
     """The factors with the rounding error of each s_i^2 added to `errors`, judged from the rows `which` (of
     `factors.left`, in higher precision) of every process.
@@ -86,12 +91,12 @@ def with_rounding(
     """
     group = Alone() if group is None else group
     n, count = group.total(np.array([len(factors.left), len(which)]))
-    right = np.asarray(factors.right)
-    image, lengths = np.zeros((len(exact), right.shape[1])), np.zeros(right.shape[1])
-    with threads_for(2 * exact.size * right.shape[1]):
-        for start in range(0, len(right), _COLUMNS):
-            part = right[start : start + _COLUMNS].astype(np.float64)
-            image += exact[:, start : start + _COLUMNS] @ part
+    p, k = factors.right.shape
+    image, lengths = np.zeros((len(which), k)), np.zeros(k)
+    with threads_for(2 * len(which) * p * k):
+        for start, found_part in pieces(factors.right):
+            part = found_part.astype(np.float64)
+            image += exact[:, start : start + len(part)] @ part
             lengths += np.einsum("pk,pk->k", part, part)
     found = factors.left[which].astype(np.float64)
     moved = 2 * found * (image / np.sqrt(lengths)[None, :] / factors.singular_values[None, :] - found)

@@ -172,7 +172,8 @@ def _made_start(
     if (sampled := sample_rows(n, width, passes, rows.block_rows)) > 0:
         spread = np.linspace(0, block_count(rows) - 1, sampled // rows.block_rows).astype(int)
         with suppress(RankError):  # the sample's rows are all zero
-            known = gram_svd(StoredRows(rows, spread.tolist()), rank=width - _RANDOM, progress=progress).right
+            sample = gram_svd(StoredRows(rows, spread.tolist()), rank=width - _RANDOM, progress=progress)
+            known = jnp.asarray(sample.right)
     chance = jax.random.normal(key, (p, width - known.shape[1]), dtype)
     chance = orthonormalise(project_out(chance, [known]), [known], noise=0.0, most=width)
     start = jnp.concatenate([known, chance], axis=1)

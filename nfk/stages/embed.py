@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
-import jax.numpy as jnp
+import jax
 
 from nfk import names, shared_store, store
-from nfk.fisher.embedding import embed, scale
+from nfk.fisher.embedding import embed, held_or_read, scale
 from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.group import Alone, Group, share
 from nfk.linalg.rows import SomeRows, block_count
@@ -25,7 +25,8 @@ def run(params: Params, family: str, group: Group | None = None) -> Outcome:
     made_from = {"data": data.digest, "model": net.digest, "statistics": statistics_digest}
     factors = store.read(workspace.factors_store(family)).expect(**made_from)
     inputs = {**made_from, "factors": factors.digest}
-    right, scores = jnp.asarray(factors["right"][:]), net.scores
+    memory_bytes = int(params.svd.memory_gib * 2**30)
+    right, scores = held_or_read(factors["right"], memory_bytes), net.scores
     path, whole = workspace.embeddings_store(family), store.read(workspace.data_store(params))
     counts: dict[str, float | int] = {}
     scratches = []
@@ -35,9 +36,10 @@ def run(params: Params, family: str, group: Group | None = None) -> Outcome:
             vectors = FisherVectors(scores, examples, statistics, damping=factors.attributes["damping"],
                                     block_rows=params.embed.block)
             scratches.append(workspace.scratch(f"embed-{split}", family, {
-                "params": params.embed.model_dump(), "split": split, **inputs}, group))
+                "params": params.embed.model_dump(), "whole": isinstance(right, jax.Array), "split": split,
+                **inputs}, group))
             own = share(block_count(vectors), group)
-            rows = embed(SomeRows(vectors, own), right, checkpoint=scratches[-1],
+            rows = embed(SomeRows(vectors, own), right, memory_bytes=memory_bytes, checkpoint=scratches[-1],
                          progress=partial(_reported, report, split))
             scaled = scale(rows, params.embed.scaling, singular_values=factors["singular_values"][:],
                            fitted=factors.attributes["examples"])

@@ -50,19 +50,19 @@ def run(params: Params, family: str, group: Group | None = None) -> Outcome:
             f"of {len(factors.residuals)} on; raise svd.passes (the {factors.passes} made are kept), or set "
             f"svd.accept_unconverged: true")
     path = workspace.factors_store(family)
-    explained = factors.explained_variance
+    explained, orthogonality = factors.explained_variance, factors.orthogonality
     own = share(block_count(vectors), group)
     with shared_store.write(path, inputs=inputs, group=group) as writer:
         writer.put("singular_values", factors.singular_values)
         writer.put_rows("left", np.asarray(factors.left), start=own.start * vectors.block_rows,
                         total=vectors.shape[0], share=-(-block_count(vectors) // group.size) * vectors.block_rows)
-        writer.put("right", np.asarray(factors.right))
+        writer.put_by_shards("right", factors.right)
         writer.put("residuals", factors.residuals)
         writer.put("eigenvalue_errors", factors.errors)
         writer.put("explained_variance", explained)
         writer.attributes.update(
             strategy=plan, passes=factors.passes, squared_norm=factors.squared_norm,
-            orthogonality=factors.orthogonality, damping=settings.damping, examples=vectors.shape[0])
+            orthogonality=orthogonality, damping=settings.damping, examples=vectors.shape[0])
     if group.index == 0:
         save(singular_values(factors.singular_values, factors.residuals, settings.tolerance),
              workspace.spectrum_figure(family))
@@ -75,7 +75,7 @@ def run(params: Params, family: str, group: Group | None = None) -> Outcome:
         params={"svd": settings.model_dump()} | {"svd.chosen": plan},
         metrics={"rank": rank, "passes": factors.passes, "explained_variance": float(explained[-1]),
                  "largest_residual": worst, "largest_eigenvalue_error": float(np.max(factors.errors)),
-                 "orthogonality": factors.orthogonality},
+                 "orthogonality": orthogonality},
         series={"singular_value": factors.singular_values.tolist(),
                 "explained_variance_at": explained.tolist(), "residual": factors.residuals.tolist(),
                 "eigenvalue_error": factors.errors.tolist()},

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Integer, UInt8
 from sklearn.decomposition import PCA
@@ -114,7 +115,8 @@ def fisher_codes(
 
     fitted = StoredRows(rows(generated[: params.generated]))
     factors = gram_svd(fitted, rank=min(params.rank, *fitted.shape), progress=report)
-    return Codes(*(image_pass(each, factors.right, label=what, progress=report) for each, what in (
+    right = jnp.asarray(factors.right)
+    return Codes(*(image_pass(each, right, label=what, progress=report) for each, what in (
         (fitted, "generated images"), (rows(generated[params.generated :]), "held out"), (rows(real), "test images"))))
 
 
