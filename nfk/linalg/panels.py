@@ -115,7 +115,7 @@ def _found(checkpoint: Checkpoint, file: RowFile, k: int) -> _Made:
     return _Made(*(values[:good] for values in made))
 
 
-def _with(made: _Made, file: RowFile, start: int, panel: list[Float[Array, "q k"]]) -> _Made:
+def _with(made: _Made, file: RowFile, start: int, panel: list[Float[Array, "_ k"]]) -> _Made:
     """A panel written from row `start` on, and what is known with it."""
     crc, squares, peaks, at = 0, 0.0, [], start
     for piece in panel:
@@ -137,7 +137,7 @@ def _peaks(values: Float[np.ndarray, "q k"]) -> Float[np.ndarray, " k"]:
 def _panel(
     rows: RowBlocks, left: Float[np.ndarray, "n k"], start: int, stop: int, checkpoint: RowCheckpoint, label: str,
     progress: Progress,
-) -> list[Float[Array, "q k"]]:
+) -> list[Float[Array, "_ k"]]:
     """Rows start to stop of V^T U, in pieces, summed in V's precision; from where an interrupted pass left them."""
     n, k = left.shape
     spare = checkpoint.rows("panel", k, left.dtype)
@@ -164,7 +164,7 @@ def _panel(
 
 def _begun(
     checkpoint: Checkpoint, spare: RowFile, start: int, stop: int, left: Float[np.ndarray, "n k"]
-) -> tuple[int, list[Float[Array, "q k"]]]:
+) -> tuple[int, list[Float[Array, "_ k"]]]:
     """The block to go on with, and the sums of those before it."""
     bounds = [(at, min(stop, at + _PIECE)) for at in range(start, stop, _PIECE)]
     if (kept := checkpoint.load("panel")) is not None:
