@@ -7,6 +7,7 @@ projected the same way round: a group of them is held while W streams by.
 
 from __future__ import annotations
 
+import time
 import zlib
 from typing import NamedTuple
 
@@ -24,6 +25,8 @@ from nfk.linalg.tall import FiledFactor, Tall
 
 _PIECE = 1 << 16
 """Rows of W summed in one array: what a sum needs beside it is no larger"""
+_SAVES = 10
+"""Times as long as a save of a panel took that the sums go on before another: gigabytes are not written every while"""
 READ_BYTES = 64 << 20
 """Of W read at once for a projection: a shard of the store it lies in"""
 
@@ -141,6 +144,7 @@ def _panel(
     """Rows start to stop of V^T U, in pieces, summed in V's precision; from where an interrupted pass left them."""
     n, k = left.shape
     spare = checkpoint.rows("panel", k, left.dtype)
+    again = 0.0
     first, panel = _begun(checkpoint, spare, start, stop, left)
     for index in range(first, block_count(rows)):
         low, high = block_bounds(rows, index)
@@ -150,7 +154,8 @@ def _panel(
             at += len(piece)
         del block
         progress(high, n, label)
-        if checkpoint.due() and high < n:
+        if checkpoint.due() and high < n and time.monotonic() >= again:
+            began = time.monotonic()
             slot = index % 2  # in turn: a kill while one is written leaves the other
             at, crc = slot * (stop - start), 0
             for piece in panel:
@@ -159,6 +164,8 @@ def _panel(
                 at, crc = at + len(values), zlib.crc32(values.tobytes(), crc)
             spare.sync()
             checkpoint.save("panel", {"place": np.array([start, stop, index + 1, slot]), "crc": np.array([crc])})
+            took = time.monotonic() - began
+            again = time.monotonic() + (_SAVES * took if took > 1 else 0)
     return panel
 
 

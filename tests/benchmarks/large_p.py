@@ -1,6 +1,6 @@
 """A right factor larger than the memory it may take: svd and embed of ten million parameters in 2 GiB.
 
-    python -m tests.benchmarks.large_p [--hidden 2790] [--examples 128] [--rank 64] [--memory-gib 2.0]
+    python -m tests.benchmarks.large_p [--hidden 2790] [--examples 72] [--embedded 48] [--rank 64] [--memory-gib 2.0]
 
 A perceptron with two hidden layers, trained for an epoch on bundled digits; each stage in a process of its own, by the
 public commands. W takes rank * p * 4 bytes. Peak memory is the process's whole resident set: the network, its
@@ -37,8 +37,8 @@ FisherVectors(net.scores, data.examples("train", 1), statistics, block_rows=1).b
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--hidden", type=int, default=2790)
-    options.add_argument("--examples", type=int, default=128)
-    options.add_argument("--embedded", type=int, default=128)
+    options.add_argument("--examples", type=int, default=72)
+    options.add_argument("--embedded", type=int, default=48)
     options.add_argument("--rank", type=int, default=64)
     options.add_argument("--block", type=int, default=4)
     options.add_argument("--memory-gib", type=float, default=2.0)
@@ -48,7 +48,7 @@ def main() -> None:
         (folder / "params.yaml").write_text(json.dumps({
             "data": {"train": max(asked.examples, asked.embedded), "validation": 10, "test": 10},
             "families": {"net": {"model": "mlp", "hidden": asked.hidden, "epochs": 1, "batch": 32}},
-            "statistics": {"model_samples": 64, "block": asked.block},
+            "statistics": {"model_samples": 16, "block": asked.block},
             "svd": {"rank": asked.rank, "examples": asked.examples, "block": asked.block,
                     "memory_gib": asked.memory_gib},
             "embed": {"examples": asked.embedded, "block": asked.block},
