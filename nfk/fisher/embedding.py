@@ -36,9 +36,10 @@ def embed(
     """
     if isinstance(right, jax.Array):
         return image_pass(vectors, right, checkpoint=checkpoint, label="embeddings", progress=progress)
-    held = resident_rows(vectors, np.dtype(right.dtype).itemsize, memory_bytes)
-    return panel_image_pass(vectors, right, resident_rows=held, checkpoint=checkpoint, label="embeddings",
-                            progress=progress)
+    itemsize, read = np.dtype(right.dtype).itemsize, min(READ_BYTES, memory_bytes // 16)
+    return panel_image_pass(vectors, right, resident_rows=resident_rows(vectors, itemsize, memory_bytes - 2 * read),
+                            read_rows=max(1, read // (right.shape[1] * itemsize)), checkpoint=checkpoint,
+                            label="embeddings", progress=progress)
 
 
 def held_or_read(right: Tall, memory_bytes: int) -> Float[Array, "p k"] | Tall:
@@ -48,10 +49,10 @@ def held_or_read(right: Tall, memory_bytes: int) -> Float[Array, "p k"] | Tall:
 
 
 def resident_rows(vectors: RowBlocks, itemsize: int, memory_bytes: int) -> int:
-    """Rows to hold while W streams by: what the memory leaves beside a block that is computed and what is read of W,
-    in whole blocks, at least one."""
+    """Rows to hold while W streams by: what the memory leaves beside a block that is computed, in whole blocks, at
+    least one."""
     (n, p), block = vectors.shape, vectors.block_rows
-    taken = WORKING * min(block, n) * p * itemsize + 2 * READ_BYTES
+    taken = WORKING * min(block, n) * p * itemsize
     return max(1, max(0, memory_bytes - taken) // (p * itemsize) // block) * block
 
 
