@@ -7,8 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int32, UInt8
 
+from nfk.one_line import OneLine
 
-class DataError(ValueError):
+
+class DataError(OneLine):
     """The images cannot be used; one line that names the file, the row or key, and the remedy."""
 
 

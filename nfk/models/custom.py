@@ -22,12 +22,13 @@ from nfk.family_params import CustomParams
 from nfk.models.architecture import architecture
 from nfk.models.image_model import ImageModel
 from nfk.nearest import did_you_mean
+from nfk.one_line import OneLine
 from nfk.training import Trained, TrainingError
 
 PyTree = Any
 
 
-class CustomError(ValueError):
+class CustomError(OneLine):
     """The user's function cannot be found, fails, or gives no network; the message is one line."""
 
 

@@ -28,11 +28,12 @@ from jaxtyping import PyTree
 
 from nfk.family_params import TorchParams
 from nfk.nearest import did_you_mean
+from nfk.one_line import OneLine
 
 _LEAVES = {"kernel": "weight", "scale": "weight", "bias": "bias", "mean": "running_mean", "var": "running_var"}
 
 
-class TorchWeightsError(ValueError):
+class TorchWeightsError(OneLine):
     """The file is not the one named, or its arrays are not this architecture's; the message is one line."""
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from nfk.one_line import OneLine
 from nfk.params import TrackingParams
 from nfk.tracking.delivery import tracking_uri
 from nfk.tracking.redaction import redact
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 _ADDRESS = "MLFLOW_TRACKING_URI"
 
 
-class RegistryError(ValueError):
+class RegistryError(OneLine):
     """The registry cannot do what is asked; the message is one line."""
 
 

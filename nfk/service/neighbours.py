@@ -12,10 +12,11 @@ from jaxtyping import Float
 
 from nfk import names, store
 from nfk.embedder import Embedder
+from nfk.one_line import OneLine
 from nfk.stages.images import SPLITS
 
 
-class IndexFault(ValueError):
+class IndexFault(OneLine):
     """Embeddings that cannot be searched with this embedder; one line."""
 
 
