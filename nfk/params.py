@@ -14,14 +14,19 @@ from pydantic import Field, ValidationError, model_validator
 
 from nfk.family_params import MODEL_PARAMS, AnyFamily, CustomParams
 from nfk.nearest import did_you_mean
+from nfk.one_line import one_line
 from nfk.section import Name, Pattern, PositiveInt, Section
 from nfk.study_params import NETWORKS, STUDIES, AnyStudy
 
 PARAMS_FILE = Path("params.yaml")
+_MOST_NODES, _DEEPEST = 100_000, 40
 
 
 class ParamsError(ValueError):
     """params.yaml cannot be used; the message is one line per fault."""
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__("\n".join(map(one_line, faults)))
 
 
 class DataParams(Section):
@@ -195,15 +200,36 @@ def load(path: Path | str = PARAMS_FILE) -> Params:
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; run from the project's folder") from None
-    except (YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise ParamsError(f"{path}: not valid YAML: nested too deeply") from None
+    except (YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:  # a tag's text that is none of its
         raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ParamsError(f"{path}: expected sections, found {type(content).__name__}")
+    _check_plain(content, path)
     checked = parse(content, source=str(path))
     if absent := next((name for name in _followed(path.with_name("dvc.yaml")) if name not in content), None):
         raise ParamsError(f"{path}: {absent}: missing, and DVC follows it; add {absent}: "
                           f"{json.dumps(checked.model_dump(mode='json')[absent])}")
     return checked
+
+
+def _check_plain(content: Any, path: Path) -> None:
+    """ParamsError for what JSON has not: keys that are no text, a node within itself, and aliases of aliases, of which
+    a few lines make more nodes than fit memory."""
+    left, waiting = _MOST_NODES, [(content, 0)]
+    while waiting:
+        node, depth = waiting.pop()
+        left -= 1
+        if left < 0 or depth > _DEEPEST:
+            raise ParamsError(f"{path}: more than {_MOST_NODES:,} values or {_DEEPEST} levels, aliases counted each "
+                              "time; write fewer")
+        if isinstance(node, dict):
+            if others := [key for key in node if not isinstance(key, str)]:
+                raise ParamsError(f"{path}: key {others[0]!r} is no text; put it in quotes")
+            waiting += [(value, depth + 1) for value in node.values()]
+        elif isinstance(node, list | tuple | set):
+            waiting += [(value, depth + 1) for value in node]
 
 
 def _followed(pipeline: Path) -> list[str]:
@@ -227,7 +253,7 @@ def parse(content: dict[str, Any], source: str = "params") -> Params:
         return Params.model_validate_json(json.dumps(content, default=str))
     except ValidationError as error:
         lines = [_explain(fault, content) for fault in error.errors(include_url=False)]
-        raise ParamsError("\n".join(f"{source}: {line}" for line in lines)) from None
+        raise ParamsError(*(f"{source}: {line}" for line in lines)) from None
 
 
 def schema() -> dict[str, Any]:

@@ -25,6 +25,7 @@ import numpy as np
 
 from nfk import durable
 from nfk.checkpoint import RowFile
+from nfk.one_line import OneLine
 
 MARKER = "COMMITTED.json"
 FORMAT = 1
@@ -32,7 +33,7 @@ _CHUNK_BYTES = 1 << 20
 _SHARD_BYTES = 64 << 20
 
 
-class StoreError(ValueError):
+class StoreError(OneLine):
     """A store is absent, unfinished, damaged, or made from something else."""
 
 
@@ -210,6 +211,7 @@ def read(path: Path | str) -> Store:
     if not path.is_dir():
         raise StoreError(f"{path}: no such store; make it with `nfk repro`")
     manifest = read_marker(path)
+    _check_shape(path, manifest)
     present = {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {MARKER}
     listed = manifest["files"]
     for name in sorted(set(listed) - present):
@@ -224,9 +226,73 @@ def read(path: Path | str) -> Store:
         if file_digest(path / name) != digest:
             raise StoreError(f"{path}: {_called(name)} does not match its checksum; delete the store and run again")
     folder = WholeFolder(path, frozenset(listed), partial(_absent, path))
-    group = zarr.open_group(folder, mode="r", zarr_format=3)
+    with _told(path, "its arrays"):
+        group = zarr.open_group(folder, mode="r", zarr_format=3)
+        arrays = {name: group[name] for name in manifest["arrays"]}
+        for name, array in arrays.items():
+            _check_array(path, name, array, manifest)
     return Store(path, manifest["digest"], manifest["inputs"], manifest["attributes"],
-                 {name: group[name] for name in manifest["arrays"]})
+                 {name: _Array(path, name, array) for name, array in arrays.items()})
+
+
+class _Array:
+    """One of Zarr's arrays, whose faults in reading are told as the store's."""
+
+    def __init__(self, path: Path, name: str, array: Any) -> None:
+        self._path, self._name, self._array = path, name, array
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._array, name)
+
+    def __len__(self) -> int:
+        return len(self._array)
+
+    def __getitem__(self, rows: Any) -> Any:
+        with _told(self._path, f"array {self._name}"):
+            return self._array[rows]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[...], dtype)
+
+
+@contextmanager
+def _told(path: Path, what: str) -> Iterator[None]:
+    """Any fault of Zarr's in one line."""
+    try:
+        yield
+    except (StoreError, MemoryError, IndexError):  # an index out of bounds is the caller's fault
+        raise
+    except Exception as error:  # it raises nearly anything at metadata that are wrong
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise StoreError(f"{path}: {what} cannot be read ({reason}); delete the store and run again") from error
+
+
+def _check_shape(path: Path, manifest: dict[str, Any]) -> None:
+    """StoreError unless the manifest has the entries that `_manifest` writes; its digest vouches for who wrote it."""
+    kinds = {"inputs": dict, "attributes": dict, "arrays": dict, "files": dict}
+    whole = all(isinstance(manifest.get(name), kind) for name, kind in kinds.items())
+    if not whole or not all(
+            isinstance(entry, list) and [type(part) for part in entry] == [int, str] and _inside(name)
+            for name, entry in manifest["files"].items()) or not all(
+            _inside(name) and isinstance(entry, dict) for name, entry in manifest["arrays"].items()):
+        raise StoreError(f"{path}: {MARKER} is damaged; delete the store and run again")
+
+
+def _inside(name: str) -> bool:
+    """Whether a name leads to a place within the store."""
+    return bool(name) and "\0" not in name and not name.startswith("/") and ".." not in name.split("/")
+
+
+def _check_array(path: Path, name: str, array: Any, manifest: dict[str, Any]) -> None:
+    """StoreError unless an array is as the manifest says, with as many files as its shape asks for."""
+    listed = manifest["arrays"][name]
+    extents = array.shards or array.chunks
+    files = sum(file.startswith(f"{name}/c/") for file in manifest["files"]) + (f"{name}/c" in manifest["files"])
+    wanted = math.prod(-(-extent // shard) for extent, shard in zip(array.shape, extents, strict=True))
+    if listed.get("shape") != list(array.shape) or listed.get("dtype") != str(array.dtype) or files != wanted:
+        raise StoreError(f"{path}: array {name} is {array.dtype} of shape {array.shape} in {files:,} files, the "
+                         f"manifest says {listed.get('dtype')} of shape {listed.get('shape')}, which takes {wanted:,}; "
+                         "delete the store and run again")
 
 
 def _called(name: str) -> str:
@@ -251,7 +317,9 @@ def read_marker(path: Path) -> dict[str, Any]:
             raise StoreError(f"{path}: {MARKER} does not match its own digest; delete the store and run again")
     except FileNotFoundError:
         raise StoreError(f"{path}: unfinished (no {MARKER}); delete it and run again") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, StoreError):
+            raise
         raise StoreError(f"{path}: {MARKER} is damaged; delete the store and run again") from None
     return {**manifest, "digest": claimed}
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pickletools
 import re
 from collections.abc import Iterator
 from contextlib import closing
@@ -27,6 +28,7 @@ from nfk.data.source import Block, Part, Source, joined
 _BATCH = re.compile(r"(data_batch_\d+|test_batch)$")
 _NAMES = {"batches.meta": "label_names", "meta": "fine_label_names"}
 _LARGEST = 1 << 28  # bytes of a batch, which is read whole; the largest published has 155 million
+_MOST_NAMES, _LONGEST_NAME = 65_536, 1000
 
 
 def batches(tree: Tree) -> list[str]:
@@ -78,10 +80,10 @@ def _class_names(tree: Tree, name: str) -> tuple[str, ...]:
     key = _NAMES[PurePosixPath(name).name]
     with member(tree, name) as meta:
         names = _unpickle(meta).get(key)
-    names = [_text(each) for each in names] if isinstance(names, list) else []
-    if not names or not all(isinstance(each, str) for each in names):
+    if not isinstance(names, list) or not 0 < len(names) <= _MOST_NAMES or not all(
+            isinstance(each, str | bytes) and len(each) <= _LONGEST_NAME for each in names):
         raise DataError(f"{tree.where(name)}: key {key!r} must be a list of class names; fetch the file again")
-    return tuple(names)
+    return tuple(map(_text, names))
 
 
 class _Array:
@@ -115,6 +117,15 @@ class _DType:
 class _Unpickler(pickle.Unpickler):
     """Answers an array's three names and the encoding of its bytes; all else is refused."""
 
+    _left = _LARGEST
+    """bytes that may yet be made by encoding: a few opcodes can ask for the same text again and again"""
+
+    def _encoded(self, text: str, _: Any) -> bytes:
+        self._left -= len(text)
+        if self._left < 0:
+            raise pickle.UnpicklingError(f"asks for more than {_LARGEST >> 20} MiB of text")
+        return text.encode("latin1")
+
     def find_class(self, module: str, name: str) -> Any:
         module = module.replace("numpy._core", "numpy.core")
         if (module, name) == ("numpy.core.multiarray", "_reconstruct"):
@@ -124,11 +135,18 @@ class _Unpickler(pickle.Unpickler):
         if (module, name) == ("numpy", "dtype"):
             return lambda *arguments: _DType(*arguments)
         if (module, name) == ("_codecs", "encode"):
-            return lambda text, _: text.encode("latin1")
+            return self._encoded
         raise pickle.UnpicklingError(f"asks for {module}.{name}, which no image set needs")
 
     def persistent_load(self, pid: Any) -> Any:
         raise pickle.UnpicklingError("asks for an object outside the file")
+
+
+def _check_opcodes(content: bytes) -> None:
+    """UnpicklingError where a place in the memo lies beyond those there can be: pickle makes room up to it at once."""
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(content), 1):
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > count:
+            raise pickle.UnpicklingError(f"keeps something at place {argument:,} of {count:,}")
 
 
 def _unpickle(batch: Member) -> dict[str, Any]:
@@ -136,6 +154,7 @@ def _unpickle(batch: Member) -> dict[str, Any]:
     if len(content) > _LARGEST:
         raise DataError(f"{where}: has more than {_LARGEST >> 20} MiB, too many for a batch of CIFAR; use Parquet")
     try:
+        _check_opcodes(content)
         found = _Unpickler(io.BytesIO(content), encoding="bytes").load()
     except Exception as error:  # hostile bytes make it raise nearly anything
         reason = " ".join(str(error).split()) or type(error).__name__

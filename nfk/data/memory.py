@@ -19,8 +19,19 @@ def empty_images(shape: tuple[int, int, int, int], source: Path | str) -> UInt8[
     would grant and then end the process for touching.
     """
     needed, available = math.prod(shape), psutil.virtual_memory().available
+    try:
+        if needed <= available:
+            return np.empty(shape, np.uint8)
+    except MemoryError:  # a process may have a bound of its own
+        pass
+    raise DataError(f"{source}: its headers announce {' × '.join(map(str, shape))} bytes = "
+                    f"{needed / 2**30:,.1f} GiB of images, {available / 2**30:,.1f} GiB of memory are "
+                    "available; use fewer or smaller images, or check that the file is whole")
+
+
+def check_room(needed: int, what: str, remedy: str) -> None:
+    """DataError where `needed` bytes, which a header announces, are more than the memory at hand."""
+    available = psutil.virtual_memory().available
     if needed > available:
-        raise DataError(f"{source}: its headers announce {' × '.join(map(str, shape))} bytes = "
-                        f"{needed / 2**30:,.1f} GiB of images, {available / 2**30:,.1f} GiB of memory are "
-                        "available; use fewer or smaller images, or check that the file is whole")
-    return np.empty(shape, np.uint8)
+        raise DataError(f"{what} needs {needed / 2**30:,.1f} GiB of memory by its header, {available / 2**30:,.1f} GiB "
+                        f"are available; {remedy}, or check that the file is whole")

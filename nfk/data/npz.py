@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,11 +20,25 @@ from nfk.data.archives import Readable
 from nfk.data.decode import Wanted
 from nfk.data.digest import digest
 from nfk.data.image_set import DataError
+from nfk.data.memory import check_room
 from nfk.data.source import Part, Source, consecutive, joined
 
 PAIRS = (("x_train", "y_train"), ("images", "labels"), ("image", "label"), ("x", "y"))
 _TEST = ("x_test", "y_test")
 _AT_ONCE = 2**20  # bytes in a block
+_LONGEST_HEADER = 10_000  # bytes; numpy itself refuses longer ones, once they are read
+
+
+class _Bounded:
+    """A stream whose header, read whole by numpy whatever length it announces, is bounded."""
+
+    def __init__(self, stream: Readable) -> None:
+        self._stream = stream
+
+    def read(self, count: int) -> bytes:
+        if count > _LONGEST_HEADER:
+            raise ValueError(f"a header of {count:,} bytes")
+        return self._stream.read(count)
 
 
 class _Header(NamedTuple):
@@ -64,7 +77,7 @@ def open_file(file: Path, wanted: Wanted) -> Source:
 def _image_shape(file: Path, key: str) -> tuple[int, int, int, int]:
     with _stream(file, key) as stream:
         shape, dtype = _header(file, key, stream)
-    if dtype != np.uint8 or len(shape) not in (3, 4) or 0 in shape or (*shape, 1)[3] not in (1, 3):
+    if dtype != np.uint8 or len(shape) not in (3, 4) or min(shape) < 1 or (*shape, 1)[3] not in (1, 3):
         raise DataError(f"{file}: key {key!r} is {dtype} of shape {shape}, must be uint8 of shape (images, height, "
                         "width[, 1 or 3 channels]); convert it")
     count, height, width, channels = (*shape, 1)[:4]
@@ -77,7 +90,8 @@ def _labels(file: Path, key: str, images: str, count: int) -> Integer[np.ndarray
         if dtype.kind not in "ui" or shape not in ((count,), (count, 1)):
             raise DataError(f"{file}: key {key!r} is {dtype} of shape {shape}, must be integers of shape ({count},), "
                             f"one an image of {images!r}; convert it")
-        content = stream.read()
+        check_room(2 * count * dtype.itemsize, f"{file}: key {key!r}", "split the file or convert it to Parquet")
+        content = stream.read(count * dtype.itemsize + 1)
     if len(content) != count * dtype.itemsize:
         raise DataError(f"{file}: key {key!r} ends after {len(content):,} of {count * dtype.itemsize:,} bytes; "
                         "fetch the file again")
@@ -103,7 +117,7 @@ def _header(file: Path, key: str, stream: Readable) -> _Header:
     read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}.get(version)
     if read is None:
         raise DataError(f"{file}: key {key!r} is in npy format {version}, must be 1.0 or 2.0; save it again")
-    shape, by_columns, dtype = read(stream)
+    shape, by_columns, dtype = read(_Bounded(stream))
     if dtype.hasobject:
         raise DataError(f"{file}: key {key!r} holds pickled objects, which are never loaded; save it as numbers")
     if by_columns and len(shape) > 1:
@@ -124,7 +138,9 @@ def _whole(file: Path, key: str | None = None) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError, RuntimeError) as error:
+    except OSError:
+        raise
+    except Exception as error:  # zipfile and numpy's reader of headers raise nearly anything at hostile bytes
         where = f"{file}: key {key!r}" if key else str(file)
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise DataError(f"{where}: not a whole .npz file ({reason}); fetch it again") from error

@@ -126,7 +126,7 @@ def _open_file(file: Path, kind: str, wanted: Wanted) -> Source:
 
 
 def _open_several(kind: str, files: list[Path], source: str, wanted: Wanted) -> Source:
-    """Readers are imported only now: that of Parquet brings pyarrow with it, that of MATLAB files scipy."""
+    """Readers are imported only now: that of Parquet brings pyarrow with it."""
     from nfk.data.parts import official_parts
 
     if kind == "parquet":

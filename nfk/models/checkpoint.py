@@ -18,13 +18,14 @@ from nfk import durable
 from nfk.family_params import AnyFamily, CustomParams
 from nfk.models.custom import Custom, source_digest
 from nfk.models.families import MODELS, Model
+from nfk.one_line import OneLine
 from nfk.training import Trained
 
 WEIGHTS = "weights.safetensors"
 CARD = "card.json"
 
 
-class ModelError(ValueError):
+class ModelError(OneLine):
     """A folder does not hold a network this program can use; the message is one line."""
 
 
@@ -68,7 +69,7 @@ def load(folder: Path) -> Model:
                          "the weights were changed or cut short, run the pretrain stage again")
     try:
         named = safetensors.numpy.load(weights)
-    except SafetensorError as error:
+    except (SafetensorError, KeyError, ValueError, TypeError) as error:  # KeyError: of a dtype that NumPy has not
         raise ModelError(f"{path}: not safetensors ({error}); run the pretrain stage again") from None
     return _assemble(card, named, path)
 
@@ -80,12 +81,19 @@ def read_card(folder: Path) -> dict[str, Any]:
         card = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; run the pretrain stage to make the network") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{path}: not valid JSON ({error}); run the pretrain stage again") from None
     required = ("model", "config", "image_shape", "classes", "parameters", "sha256")
     if not isinstance(card, dict) or (missing := [key for key in required if key not in card]):
         absent = ", ".join(missing) if isinstance(card, dict) else "all entries"
         raise ModelError(f"{path}: {absent} missing; run the pretrain stage again")
+    shape = card["image_shape"]
+    right = {"model": isinstance(card["model"], str), "config": isinstance(card["config"], dict),
+             "image_shape": isinstance(shape, list) and [type(extent) for extent in shape] == [int] * 3
+             and min(shape) > 0,
+             "classes": type(card["classes"]) is int, "sha256": isinstance(card["sha256"], str)}
+    if wrong := [key for key, is_right in right.items() if not is_right]:
+        raise ModelError(f"{path}: {wrong[0]}={card[wrong[0]]!r} is not what the pretrain stage writes; run it again")
     if card["model"] not in MODELS and ":" not in card["model"]:
         raise ModelError(f"{path}: unknown model {card['model']!r}; known: {', '.join(MODELS)}")
     return card
@@ -116,8 +124,13 @@ def _assemble(card: dict[str, Any], named: dict[str, np.ndarray], path: Path) ->
         custom = Custom.initial(config, shape, classes)
         return custom.with_variables(_arranged(custom.variables, named, card, path))
     kind = MODELS[card["model"]]
-    expected = jax.eval_shape(
-        lambda key: kind.initial(config, shape, classes, key).variables, jax.random.key(0))
+    try:
+        expected = jax.eval_shape(
+            lambda key: kind.initial(config, shape, classes, key).variables, jax.random.key(0))
+    except Exception as error:  # sizes that go into no layer are refused by whichever library meets them first
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ModelError(f"{path.parent / CARD}: makes no network for images of shape {shape} ({reason}); run the "
+                         "pretrain stage again") from error
     return kind(config, shape, classes, _arranged(expected, named, card, path))
 
 
