@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import os
 import stat
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -99,13 +100,14 @@ class ZipTree:
             if entry.flag_bits & 1:
                 raise DataError(f"{path}: {entry.filename}: is encrypted; decrypt it")
             limit = _less(limit, entry.file_size, path, entry.filename)
+        self._entries = {_plain(entry.filename): entry for entry in entries}
         self.files = _visible(entry.filename for entry in entries if not entry.is_dir())
         self.folders = _visible(entry.filename.rstrip("/") for entry in entries if entry.is_dir())
 
     def read(self, names: Collection[str]) -> Generator[Member, None, None]:
         with _whole(self.path), zipfile.ZipFile(self.path) as archive:
             for name in sorted(names):
-                with archive.open(name) as stream:
+                with archive.open(self._entries[name]) as stream:
                     yield Member(self, name, stream)  # ends at the declared size, where its CRC-32 is checked
 
     def where(self, name: str) -> str:
@@ -188,8 +190,8 @@ def _whole(path: Path) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, gzip.BadGzipFile,
-            UnicodeError) as error:
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile, struct.error, RuntimeError,
+            ValueError, LookupError, OverflowError) as error:  # whatever the library makes of hostile headers
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: not a whole archive ({reason}); fetch it again") from error
 

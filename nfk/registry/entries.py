@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 FORMER, ROLLED_BACK, PAIR = "nfk.former_champion", "nfk.rolled_back", "nfk.embedder_version"
+_FAMILY = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 _PREFIX, _EMBEDDER, _EMBEDDINGS = "nfk-", "-embedder", "-embeddings"
 
 
@@ -30,7 +32,8 @@ def names(family: str) -> Names:
 def names_of(name: str) -> Names:
     """The pair that a registered model of ours belongs to; RegistryError for another's."""
     for suffix in (_EMBEDDER, _EMBEDDINGS):
-        if name.startswith(_PREFIX) and name.endswith(suffix):
+        # a family's name is that of params.yaml: it becomes part of paths, of addresses and of MLflow's filters
+        if name.startswith(_PREFIX) and name.endswith(suffix) and _FAMILY.fullmatch(name[len(_PREFIX) : -len(suffix)]):
             return names(name[len(_PREFIX) : -len(suffix)])
     raise RegistryError(f"{name!r} is no registered model of this program: they are called "
                         f"{_PREFIX}FAMILY{_EMBEDDER} and {_PREFIX}FAMILY{_EMBEDDINGS}")
@@ -64,11 +67,15 @@ def resolve(reference: str) -> tuple[str, str]:
     for separator in "@/":
         name, found, which = reference.partition(separator)
         if found and name and which:
-            if separator == "/" and not which.isdigit():
+            if separator == "/" and not _is_number(which):
                 raise RegistryError(f"{reference!r}: version {which!r} must be a number; "
                                     f"give NAME/3 or NAME@{CHAMPION}")
             return name, which
     return reference, CHAMPION
+
+
+def _is_number(which: str) -> bool:
+    return which.isascii() and which.isdigit()
 
 
 def find(client: MlflowClient, reference: str) -> Entry:
@@ -82,7 +89,7 @@ def find(client: MlflowClient, reference: str) -> Entry:
         there = sorted(model.name for model in client.search_registered_models(f"name LIKE '{_PREFIX}%'"))
         raise RegistryError(f"no registered model {name!r}{did_you_mean(name, there)}; there are "
                             f"{', '.join(there) or 'none'}; `nfk registry register FAMILY` makes one")
-    if which.isdigit():
+    if _is_number(which):
         if which not in known:
             raise RegistryError(f"{name} has no version {which}; there are {', '.join(sorted(known, key=int))}")
         return known[which]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING
 from nfk import durable, embedder, registry, store, tracking
 from nfk.models import checkpoint
 from nfk.params import PARAMS_FILE, load
+from nfk.registry.entries import names_of
 from nfk.stages import network, workspace
 
 if TYPE_CHECKING:
@@ -33,6 +35,11 @@ def rebuild(client: MlflowClient, reference: str, *, repository: str | None = No
         how = "outside of git" if commit is None else "with changes that no commit holds"
         raise registry.RegistryError(f"{entry.reference} was made {how}: it cannot be made again; commit, run the "
                                      "pipeline and register its results")
+    # tags are anyone's who can write to the registry: neither may be an option of git's, nor lead out of the clone
+    if not re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", commit) or registry.names(family).embedder != names_of(
+            entry.name).embedder:
+        raise registry.RegistryError(f"{entry.reference}: its tags name commit {commit!r} of family {family!r}, which "
+                                     "are not those of a registration; register it again")
     with TemporaryDirectory(prefix="nfk-rebuild-") as folder:
         clone = Path(folder) / "clone"
         _run(["git", "clone", "--quiet", "--no-checkout", repository or _top(), str(clone)], Path(folder))

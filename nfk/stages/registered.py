@@ -81,7 +81,11 @@ def check(entry: registry.Entry, files: Path, code: Path) -> None:
     parts = {_FILES: (recorded, embedder.digest(files))}
     for tag, digest in entry.tags.items():
         if tag.startswith(_CODE):
-            parts[tag] = (digest, _code_digest(code / tag.removeprefix(_CODE)))
+            name = tag.removeprefix(_CODE)
+            if name in ("", "..") or Path(name).name != name:
+                raise registry.RegistryError(f"{entry.reference}: the tag {tag!r} names no file of its own; register "
+                                             "it again")
+            parts[tag] = (digest, _code_digest(code / name))
     for tag, (wanted, found) in parts.items():
         if wanted != found:
             raise registry.RegistryError(
