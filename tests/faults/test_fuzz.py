@@ -253,6 +253,18 @@ def test_labels_of_a_gzip_bomb_are_refused_before_they_are_unpacked(tmp_path):
     refused(tmp_path, "idx", files, DataError, "needs|ends after|headers announce")
 
 
+def test_zips_whose_directory_means_nothing_are_refused(tmp_path):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as out:
+        out.writestr("cat//1.png", b"no image")  # not as it is written, once it is made plain
+    body = archive.getvalue()
+    refused(tmp_path, "zip", {"set.zip": body}, DataError, "is no PNG")
+    at = body.index(b"PK\1\2")
+    for version in (0xFF, 200):
+        refused(tmp_path, "zip", {"set.zip": body[:at + 6] + bytes([version]) + body[at + 7:]}, DataError,
+                "not a whole archive")
+
+
 def test_one_line():
     assert one_line("a × b") == "a × b"
     assert one_line("a\nb\x1b[0m\udcff") == "a\\nb\\x1b[0m\\udcff"
