@@ -58,7 +58,7 @@ def changed(draw: random.Random, parts: Parts, others: list[Parts], reader: Read
             name = _damaged(draw, name.encode(), [b""], reader.words).decode("utf-8", "replace")[:400].replace(
                 "\0", "" if draw.random() < 0.9 else "\0")
             found[name] = body
-        elif draw.random() < 0.03:
+        elif len(found) > 1 and draw.random() < 0.03:
             del found[name]
             return found
         else:

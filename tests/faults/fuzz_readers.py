@@ -309,9 +309,9 @@ def _read_params(folder: Path) -> None:
 def _read_request(folder: Path) -> None:
     from nfk.service import images
 
-    body, kind = (folder / "body").read_bytes(), (folder / "type").read_bytes().decode("latin-1")
+    body, kind = ((folder / name).read_bytes() if (folder / name).exists() else b"" for name in ("body", "type"))
     for resize in (False, True):
-        images.read(body, kind, (5, 6, 1), resize=resize)
+        images.read(body, kind.decode("latin-1"), (5, 6, 1), resize=resize)
 
 
 def _read_index(folder: Path) -> None:
