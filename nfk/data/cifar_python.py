@@ -145,7 +145,7 @@ class _Unpickler(pickle.Unpickler):
 def _check_opcodes(content: bytes) -> None:
     """UnpicklingError where a place in the memo lies beyond those there can be: pickle makes room up to it at once."""
     for count, (opcode, argument, _) in enumerate(pickletools.genops(content), 1):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > count:
+        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(str(argument)) > count:
             raise pickle.UnpicklingError(f"keeps something at place {argument:,} of {count:,}")
 
 

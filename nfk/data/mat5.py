@@ -13,11 +13,12 @@ import math
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Shaped
 
+Order = Literal["<", ">"]
 _HEADER = 128
 _MATRIX, _COMPRESSED, _FLAGS, _INT32, _INT8 = 14, 15, 6, 5, 1
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
@@ -119,18 +120,19 @@ class _Matrix:
         return b""
 
 
-def _order(stream: io.BufferedIOBase) -> str:
+def _order(stream: io.BufferedIOBase) -> Order:
     """How its numbers are written, "<" or ">"."""
     header = stream.read(_HEADER)
     if len(header) < _HEADER:
         raise MatError(f"{len(header)} bytes, its header alone has {_HEADER}")
-    order = {b"IM": "<", b"MI": ">"}.get(header[126:])
+    orders: dict[bytes, Order] = {b"IM": "<", b"MI": ">"}
+    order = orders.get(header[126:])
     if order is None or header[125 if order == "<" else 124] != 1:
         raise MatError("its header is not that of version 5")
     return order
 
 
-def _tag(tag: bytes, order: str) -> tuple[int, int, bytes | None]:
+def _tag(tag: bytes, order: Order) -> tuple[int, int, bytes | None]:
     """Type, bytes, and the data where the tag itself has it."""
     if len(tag) < 8:
         raise MatError("it ends within an element")
@@ -142,7 +144,7 @@ def _tag(tag: bytes, order: str) -> tuple[int, int, bytes | None]:
     return kind, size, None
 
 
-def _matrix(stream: io.BufferedIOBase, at: int, order: str) -> _Matrix:
+def _matrix(stream: io.BufferedIOBase, at: int, order: Order) -> _Matrix:
     """The matrix whose element, packed or not, begins at byte `at`."""
     stream.seek(at)
     kind, size, _ = _tag(stream.read(8), order)
@@ -152,7 +154,7 @@ def _matrix(stream: io.BufferedIOBase, at: int, order: str) -> _Matrix:
     return matrix
 
 
-def _heads(matrix: _Matrix, order: str) -> Iterator[tuple[str, tuple[int, ...], np.dtype | None]]:
+def _heads(matrix: _Matrix, order: Order) -> Iterator[tuple[str, tuple[int, ...], np.dtype | None]]:
     """Name, shape and dtype of the matrix, which is then read to its values; none of an object's, which has others."""
     kind, flags = _element(matrix, order, 8)
     if kind != _FLAGS or len(flags) != 8:
@@ -173,7 +175,7 @@ def _heads(matrix: _Matrix, order: str) -> Iterator[tuple[str, tuple[int, ...], 
     yield name.decode("latin-1"), shape, None if code is None else np.dtype(code)
 
 
-def _element(matrix: _Matrix, order: str, most: int) -> tuple[int, bytes]:
+def _element(matrix: _Matrix, order: Order, most: int) -> tuple[int, bytes]:
     kind, size, small = _tag(matrix.read(8), order)
     if small is not None:
         return kind, small

@@ -35,8 +35,8 @@ class _Bounded:
     def __init__(self, stream: Readable) -> None:
         self._stream = stream
 
-    def read(self, count: int) -> bytes:
-        if count > _LONGEST_HEADER:
+    def read(self, count: int = -1, /) -> bytes:
+        if not 0 <= count <= _LONGEST_HEADER:
             raise ValueError(f"a header of {count:,} bytes")
         return self._stream.read(count)
 

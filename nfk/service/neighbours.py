@@ -82,7 +82,8 @@ def _parquet(path: Path) -> tuple[list[str], np.ndarray, Mapping[str, str]]:
     except (pa.ArrowException, KeyError, OSError) as error:
         raise IndexFault(f"--index {path}: no Parquet of the columns id and embedding "
                          f"({' '.join(str(error).split())[:120]})") from None
-    kept = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    kept = {key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
+            for key, value in (table.schema.metadata or {}).items()}
     return ([str(name) for name in table["id"].to_pylist()], np.asarray(rows, np.float32),
             {key.removeprefix("digest."): value for key, value in kept.items() if key.startswith("digest.")})
 

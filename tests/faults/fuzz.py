@@ -232,16 +232,18 @@ def fuzz(names: list[str], seconds: float, seed: int = 0, *, memory: int = 1 << 
         while left and tries < 20:
             state = Path(at) / str(tries)
             state.mkdir()
-            out, ended = _watched([sys.executable, "-m", "tests.faults.fuzz", *left, "--seconds", str(seconds), "--seed",
-                                   str(seed + 1000 * tries), "--inside", str(state), "--memory", str(memory)], state)
+            out, ended = _watched([
+                sys.executable, "-m", "tests.faults.fuzz", *left, "--seconds", str(seconds), "--seed",
+                str(seed + 1000 * tries), "--inside", str(state), "--memory", str(memory)], state)
             rows = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
             found += rows
             left = left[len(rows):]
             if left:
                 if not (state / "now").exists():
                     raise RuntimeError(f"the process of {left[0]} ended before it began: {out[-2000:]}")
+                case = json.loads((state / "now").read_text())
                 found.append({"reader": left[0], "cases": 0, "seconds": 0, "read": 0, "refused": 0, "lines": 0,
-                              "findings": [{"what": ended, "said": out[-1500:], "case": json.loads((state / "now").read_text())}]})
+                              "findings": [{"what": ended, "said": out[-1500:], "case": case}]})
             tries += 1
     return found
 

@@ -1,6 +1,6 @@
 """What a reader of a stranger's file may not do, watched from inside the process that reads it.
 
-Not: run code (exec, os.system, a process, an unpickled name, a library loaded), write, rename or remove anything outside
+Not: run code (exec, os.system, a process, an unpickled name, a library), write, rename or remove anything outside
 its scratch folder, open a connection, or take more than 1 GiB of memory.
 """
 

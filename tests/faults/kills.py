@@ -2,8 +2,8 @@
 
     python -m tests.faults.kills --kills 200     goes on with the count in tests/faults/results/kills.json
 
-A round makes the pipeline anew, from data to embeddings, and kills it again and again until it comes through: of each
-kill the moment is drawn over the length of an undisturbed run, and who dies: the process group (as at a power cut), dvc
+A round makes the pipeline anew, from data to embeddings, and kills it again and again until it comes through, at the
+moments of a Poisson process over its whole length. Who dies is each in turn: the process group (as at a power cut), dvc
 alone, or the stage alone. Survived means: no process of it is left, the next `dvc repro` starts without a hand's help,
 and at the round's end every store has the digest of the undisturbed run.
 """
@@ -31,6 +31,8 @@ from nfk import store
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results" / "kills.json"
 KINDS = ("group", "dvc", "stage")
+_A_ROUND = 5
+"""kills at most; as many are to be expected over an undisturbed run's length"""
 STORES = ("data/digits.zarr", "statistics/classifier.zarr", "factors/classifier.zarr", "embeddings/classifier.zarr")
 _GONE_SECONDS = 60.0
 """in which a stage whose dvc was killed may still end by itself"""
@@ -43,8 +45,9 @@ class Workspace:
         from tests.pipeline.conftest import TINY
 
         self.folder = folder
-        listed = subprocess.run(["git", "ls-files", "-z", "nfk", "flows", "dvc.yaml", ".dvc", ".dvcignore", ".gitignore",
-                                 "pyproject.toml"], cwd=ROOT, check=True, capture_output=True, text=True).stdout
+        tracked = ("nfk", "flows", "dvc.yaml", ".dvc", ".dvcignore", ".gitignore", "pyproject.toml")
+        listed = subprocess.run(["git", "ls-files", "-z", *tracked], cwd=ROOT, check=True, capture_output=True,
+                                text=True).stdout
         for name in filter(None, listed.split("\0")):
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
@@ -53,7 +56,8 @@ class Workspace:
             **{key: value for key, value in os.environ.items() if not key.startswith(("NFK_", "MLFLOW_"))},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(folder),
             "JAX_PLATFORMS": "cpu", "NFK_SAVE_SECONDS": "0", "MLFLOW_DISABLE_TELEMETRY": "true",
-            "JAX_COMPILATION_CACHE_DIR": str(folder.parent / "programs"), "DVC_NO_ANALYTICS": "1",
+            "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(folder.parent / "programs")),
+            "DVC_NO_ANALYTICS": "1",
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.1", "JAX_COMPILATION_CACHE_MAX_SIZE": str(1 << 30)}
         git = ["git", "-c", "user.name=test", "-c", "user.email=test@example.invalid"]
         for command in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "all"]):
@@ -132,8 +136,8 @@ def rounds(workspace: Workspace, wanted: int, draw: random.Random, tell: Any) ->
         waiting: list[str] = []
         while True:
             kind = KINDS[(done + len(waiting)) % len(KINDS)]
-            last = done + len(waiting) >= wanted or len(waiting) >= 8
-            ended, fault = one_kill(workspace, kind, 3600.0 if last else draw.uniform(0.3, whole))
+            last = done + len(waiting) >= wanted or len(waiting) >= _A_ROUND
+            ended, fault = one_kill(workspace, kind, 3600.0 if last else min(draw.expovariate(_A_ROUND / whole), whole))
             if not ended:
                 waiting.append(kind)
             if fault is not None:

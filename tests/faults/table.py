@@ -36,6 +36,11 @@ def lines() -> list[str]:
     rows = [(label, tried[label], survived[label]) for label in [*(key for key in tried if key != compound), compound]]
     rows += [(f"a store of {damage['bytes'] / 1024:.0f} KiB: {row['fault']}", row["tried"], row["survived"])
              for row in damage["rows"]]
+    killed = {"group": "the whole process group", "dvc": "dvc alone", "stage": "the running stage alone"}
+    rows += [(f"SIGKILL at a random moment: {killed[row['fault']]}", row["tried"], row["survived"])
+             for row in counted("kills")["rows"]]
+    rows += [(f"files damaged at random, with intent: {row['reader']}", row["cases"],
+              row["cases"] - len(row["findings"])) for row in counted("fuzz")["rows"]]
     most = "" if operations["every"] == 1 else (
         f"Of the disk operations each {operations['every']}th point was tried for this table; "
         "`python -m tests.faults.enumerate` tries all.\n")

@@ -54,7 +54,8 @@ def calls(module: str, name: str, argument: str, protocol: int) -> bytes:
         0: f"c{module}\n{name}\n(S'{argument}'\ntR.",
         1: f"(S'{argument}'\ni{module}\n{name}\n.",
         2: f"\x80\x02c{module}\n{name}\n(X{chr(len(argument))}\0\0\0{argument}tR.",
-        4: f"\x80\x04\x8c{chr(len(module))}{module}\x8c{chr(len(name))}{name}\x93\x8c{chr(len(argument))}{argument}\x85R.",
+        4: f"\x80\x04\x8c{chr(len(module))}{module}\x8c{chr(len(name))}{name}\x93"
+           f"\x8c{chr(len(argument))}{argument}\x85R.",
     }[protocol].encode("latin1")
 
 
@@ -135,8 +136,8 @@ def test_text_asked_for_again_and_again_is_refused(tmp_path):
 def test_class_names_without_bound_are_refused(tmp_path):
     batch = {"data_batch_1": READERS["cifar-python"].seeds()[1]["data_batch_1"]}
     for names in ([b"a" * 2000], [b"a"] * 70_000, [], "abc", [1]):
-        refused(tmp_path, "cifar-python", {**batch, "batches.meta": pickle.dumps({b"label_names": names}, 2)}, DataError,
-                "must be a list of class names")
+        refused(tmp_path, "cifar-python", {**batch, "batches.meta": pickle.dumps({b"label_names": names}, 2)},
+                DataError, "must be a list of class names")
 
 
 def _mat(*elements: bytes) -> dict[str, bytes]:
@@ -157,7 +158,8 @@ def test_no_byte_of_a_matlab_variable_ends_the_process(tmp_path, position):
 
 def test_matlab_objects_are_not_looked_into(tmp_path):
     refused(tmp_path, "matlab", _mat(struct.pack("<II", 14, 2**32 - 8)), DataError, "goes beyond the end")
-    refused(tmp_path, "matlab", _mat(struct.pack("<II", 15, 8) + b"\x78\x9c" + bytes(6)), DataError, "not a whole MATLAB")
+    refused(tmp_path, "matlab", _mat(struct.pack("<II", 15, 8) + b"\x78\x9c" + bytes(6)), DataError,
+            "not a whole MATLAB")
     refused(tmp_path, "matlab", _mat(struct.pack("<IIIIII", 14, 16, 6, 8, 17, 0)), DataError, "keys: none")
 
 
@@ -180,14 +182,16 @@ def _tensor(begin: int, end: int, shape: tuple[int, ...] = (2,), dtype: str = "F
     _safetensors({"a": _tensor(0, 8)}, bytes(9)), _safetensors({"a": _tensor(0, 2**63)}, bytes(8)),
     _safetensors({"a": _tensor(0, 8, (2**62, 2**62))}, bytes(8)), _safetensors({"a": _tensor(0, 8, (3,))}, bytes(8)),
     _safetensors({"a": _tensor(-8, 0)}, bytes(8)), _safetensors({"a": _tensor(0, 8, dtype="O")}, bytes(8)),
-    _safetensors({"a": _tensor(0, 8, dtype="I32")}, bytes(8)), _safetensors({"a\n\x1b[2J": _tensor(0, 8, (3,))}, bytes(8)),
+    _safetensors({"a": _tensor(0, 8, dtype="I32")}, bytes(8)),
+    _safetensors({"a\n\x1b[2J": _tensor(0, 8, (3,))}, bytes(8)),
 ])
 def test_weights_with_absurd_headers_are_refused(tmp_path, files):
     refused(tmp_path, "torch", files, TorchWeightsError, "safetensors|not floats")
 
 
 def test_weights_with_a_name_twice_never_give_two(tmp_path):
-    text = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}'
+    text = b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},' \
+        b'"a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}'
     refused(tmp_path, "torch", _safetensors(text, bytes(16)), TorchWeightsError, "not safetensors")
 
 
@@ -263,6 +267,18 @@ def test_zips_whose_directory_means_nothing_are_refused(tmp_path):
     for version in (0xFF, 200):
         refused(tmp_path, "zip", {"set.zip": body[:at + 6] + bytes([version]) + body[at + 7:]}, DataError,
                 "not a whole archive")
+
+
+def test_metadata_of_an_index_that_is_no_text(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from nfk.service import neighbours
+
+    seed = pq.read_table(pa.BufferReader(READERS["index"].seeds()[0]["index.parquet"]))
+    pq.write_table(seed.replace_schema_metadata({b"digest.data": b"\x89\xff"}), tmp_path / "index.parquet")
+    _, _, made_from = neighbours._parquet(tmp_path / "index.parquet")
+    assert made_from == {"data": "\ufffd\ufffd"}
 
 
 def test_one_line():

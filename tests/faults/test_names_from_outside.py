@@ -23,10 +23,13 @@ from nfk.tracking import pipeline_run, spool
 from nfk.tracking.record import PipelineRecord
 from tests.faults.fuzz_guard import files_below
 
-_UP = ("../", "..\\", "..//", "./../", "a/../../", "..%2f", "..%5c", "%2e%2e/", "..\0/", "..;/", "..／", "․․/", "....//",
+_UP = ("../", "..\\", "..//", "./../", "a/../../", "..%2f", "..%5c", "%2e%2e/", "..\0/", "..;/",
+       "..／", "․․/", "....//",
        "..\n/", " ../", "../ ", ".. /", "a\\..\\..\\", "..%c0%af", "..%252f")
-_FROM = ("/", "//", "\\\\host\\", "C:\\", "C:/", "file:///", "~/", "~root/", "$HOME/", "/proc/self/root/", "\\\\?\\C:\\",
-         "-", "--output=/", "|", ";", "`", "\0", "\n", "s3://", "dbfs:/", "models:/", "runs:/", "http://h/", "' OR '1'='1")
+_FROM = ("/", "//", "\\\\host\\", "C:\\", "C:/", "file:///", "~/", "~root/", "$HOME/", "/proc/self/root/",
+         "\\\\?\\C:\\",
+         "-", "--output=/", "|", ";", "`", "\0", "\n", "s3://", "dbfs:/", "models:/", "runs:/", "http://h/",
+         "' OR '1'='1")
 _TO = ("etc/passwd", "x", "x.zarr", "x\0.zarr", ".git/config", "", ".", "..", "NUL", "a" * 300, "x/", "é", "$(touch x)")
 
 
