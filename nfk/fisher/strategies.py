@@ -156,7 +156,7 @@ def plans(
         Plan("explicit", 1, gram_flops + gram_flops64, gram_bytes + matrix, gradients + gram_seconds),
         Plan("gram", visits + 1, gram_flops + gram_flops64, gram_bytes + min(resident, n) * p * itemsize,
              (visits + 1) * gradients + gram_seconds),
-        Plan("panels", passes_by_panels, gram_flops + gram_flops64, cut.bytes,
+        Plan("panels", passes_by_panels, gram_flops + gram_flops64, cut.held_bytes,
              passes_by_panels * gradients + gram_seconds + 2 * p * rank * itemsize / _DISK),
         Plan("cogram", 2, 2 * n * p * rank + cogram_flops64, working + 8 * p**2 * (3 if dense(p, rank) else 1),
              2 * gradients + cogram_seconds),
@@ -193,7 +193,8 @@ class PanelCut(NamedTuple):
     panel_rows: int
     kept: bool
     """V whole beside a panel: its rows are computed once"""
-    bytes: int
+    held_bytes: int
+    """at once, K and a block included"""
 
 
 def panel_cut(

@@ -88,7 +88,7 @@ class TestChoice:
         assert not cut.kept
         assert cut.resident_rows == 16
         assert -(-10_000_000 // cut.panel_rows) == 3
-        assert cut.panel_rows * 64 * 4 + 4 * 8 * 10_000_000 * 4 <= cut.bytes <= memory
+        assert cut.panel_rows * 64 * 4 + 4 * 8 * 10_000_000 * 4 <= cut.held_bytes <= memory
 
     def test_few_rows_are_kept_and_computed_once(self):
         memory = 2**30
