@@ -103,12 +103,17 @@ def test_the_papers_algorithm_agrees_as_far_as_it_converges(exact):
 
 
 @pytest.mark.parametrize("strategy", ["gram", "stream"])
-def test_estimated_errors_count_what_float32_does_to_gradients(strategy, exact):
-    truth = np.linalg.svd(exact, compute_uv=False)[:RANK] ** 2
-    factors = strategies.decompose(fisher_vectors(block_rows=64), strategy, rank=RANK, key=jax.random.key(3))
-    true = np.abs(factors.singular_values**2 / truth - 1)
-    assert np.all(factors.errors > true / 10)
-    assert np.median(factors.errors / true) < 10
+def test_estimated_errors_count_what_float32_does_to_gradients(strategy):
+    ratios = []
+    for seed in range(1, 6):  # a true error is one draw of what is estimated, and near zero now and then
+        vectors = fisher_vectors(152, block_rows=64, seed=seed)
+        rows, which = vectors.sample64(152)
+        assert which.tolist() == list(range(152))
+        truth = np.linalg.svd(rows, compute_uv=False)[:RANK] ** 2
+        factors = strategies.decompose(vectors, strategy, rank=RANK, key=jax.random.key(3))
+        ratios.append(factors.errors / np.abs(factors.singular_values**2 / truth - 1))
+    assert np.min(ratios) > 1 / 10
+    assert np.median(ratios) < 10
 
 
 def test_a_model_that_is_another_function_in_float64_is_judged_in_its_own_precision():
