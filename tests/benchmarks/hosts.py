@@ -71,7 +71,8 @@ def workspace(folder: Path, train: int) -> None:
              y_test=labels[-1000:])
     (folder / "params.yaml").write_text(json.dumps({
         "data": {"name": "digits", "source": "digits.npz", "train": train, "validation": 500, "test": 1000},
-        "families": {"net": {"model": "lenet5", "epochs": 1}}, "statistics": {"model_samples": 1024},
+        "families": {"net": {"model": "lenet5", "epochs": 1}}, "evaluate": {"labels": [100]},
+        "statistics": {"model_samples": 1024},
         "svd": {"rank": 32, "strategy": "stream", "passes": 5, "tolerance": 1e-9, "accept_unconverged": True,
                 "block": 125}, "embed": {"block": 125}}))
 

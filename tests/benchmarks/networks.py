@@ -40,7 +40,7 @@ class Network(NamedTuple):
 
 
 @functools.cache
-def _labelled() -> tuple[np.ndarray, np.ndarray]:
+def labelled() -> tuple[np.ndarray, np.ndarray]:
     """The 5,000 bundled digits, uint8 28x28x1, and their classes; where their package is not installed (a machine that
     came with JAX and little else) scikit-learn's 1,797 of 8x8, three times as large."""
     try:
@@ -57,17 +57,23 @@ def _labelled() -> tuple[np.ndarray, np.ndarray]:
 @functools.cache
 def digits() -> np.ndarray:
     """Real digits, shuffled once: 28x28x1 in [0, 1]."""
-    pixels, _ = _labelled()
+    pixels, _ = labelled()
     order = np.random.default_rng(0).permutation(len(pixels))
     return pixels[order].astype(np.float32) / 255
 
 
+def shifted(start: int, stop: int) -> np.ndarray:
+    """Of the endless row of all digits and, over and over, all of them shifted by up to 2, those from `start` on."""
+    base = digits()
+    rounds = range(start // len(base), -(-stop // len(base)))
+    moved = [base if i == 0 else np.roll(base, (i % 5 - 2, i // 5 % 5 - 2), axis=(1, 2)) for i in rounds]
+    first = rounds.start * len(base)
+    return np.concatenate(moved)[start - first:stop - first]
+
+
 def images(name: str, count: int) -> np.ndarray:
     """`count` inputs of a network: digits, after all of them the same ones shifted; in colour for the ResNets."""
-    base = digits()
-    rounds = [np.roll(base, (i % 5 - 2, i // 5 % 5 - 2), axis=(1, 2)) for i in range(-(-count // len(base)))]
-    rounds[0] = base
-    found = np.concatenate(rounds)[:count]
+    found = shifted(0, count)
     if not name.startswith(_COLOUR):
         return found
     framed = np.pad(found, ((0, 0), (2, 2), (2, 2), (0, 0)))
@@ -81,7 +87,7 @@ def network(name: str, trained: bool = True) -> Network:
         return _wide_resnet(*(int(number) for number in name.split("-")[1:]), key)
     model = initial(_CONFIGS[name], (32, 32, 3) if name.startswith(_COLOUR) else (28, 28, 1), 10, key)
     if trained and name in _TRAINED:
-        pixels, labels = _labelled()
+        pixels, labels = labelled()
         order = np.random.default_rng(1).permutation(len(pixels))
         pixels, labels, count = pixels[order], labels[order], len(order) * 4 // 5
         model = model.train(pixels[:count], labels[:count], (pixels[count:], labels[count:]), key).model
