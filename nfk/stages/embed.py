@@ -36,7 +36,8 @@ def run(params: Params, family: str, group: Group | None = None) -> Outcome:
             vectors = FisherVectors(scores, examples, statistics, damping=factors.attributes["damping"],
                                     block_rows=params.embed.block)
             scratches.append(workspace.scratch(f"embed-{split}", family, {
-                "params": params.embed.model_dump(), "whole": isinstance(right, jax.Array), "split": split,
+                "params": params.embed.model_dump(), "read": "whole" if isinstance(right, jax.Array) else memory_bytes,
+                "split": split,
                 **inputs}, group))
             own = share(block_count(vectors), group)
             rows = embed(SomeRows(vectors, own), right, memory_bytes=memory_bytes, checkpoint=scratches[-1],
