@@ -20,7 +20,9 @@ from jaxtyping import Shaped
 
 Order = Literal["<", ">"]
 _HEADER = 128
-_MATRIX, _COMPRESSED, _FLAGS, _INT32, _INT8 = 14, 15, 6, 5, 1
+_MATRIX, _COMPRESSED, _FLAGS = 14, 15, 6
+_AXES, _NAME = (5, 6), (1, 16)
+"""Types of a variable's axes, int32 or uint32, and of its name, int8 or UTF-8: both are written"""
 _TYPES = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _CLASSES = {6: "f8", 7: "f4", 8: "i1", 9: "u1", 10: "i2", 11: "u2", 12: "i4", 13: "u4", 14: "i8", 15: "u8"}
 _IS_COMPLEX = 0x0800
@@ -100,7 +102,10 @@ class _Matrix:
         """To the checksum at the end of a zlib stream; what pads the values is all that may be left."""
         if self._unpacker is None:
             return
-        if len(self._some(8)) > 7 or not self._unpacker.eof:
+        left = 0
+        while left < 8 and (part := self._some(8)):  # its checksum may begin another piece of the file
+            left += len(part)
+        if left > 7 or not self._unpacker.eof:
             raise MatError("a variable does not end where it should")
 
     def _some(self, count: int) -> bytes:
@@ -163,13 +168,13 @@ def _heads(matrix: _Matrix, order: Order) -> Iterator[tuple[str, tuple[int, ...]
     if flag & 0xFF > 16:  # functions and opaque objects
         return
     kind, axes = _element(matrix, order, 4 * _MOST_AXES)
-    if kind != _INT32 or len(axes) < 8 or len(axes) % 4:
+    if kind not in _AXES or len(axes) < 8 or len(axes) % 4:
         raise MatError("a variable without a shape")
     shape = tuple(np.frombuffer(axes, f"{order}i4").tolist())
     if min(shape) < 0:
         raise MatError(f"a variable of shape {shape}")
     kind, name = _element(matrix, order, _LONGEST_NAME)
-    if kind != _INT8:
+    if kind not in _NAME:
         raise MatError("a variable without a name")
     code = None if flag & _IS_COMPLEX else _CLASSES.get(flag & 0xFF)
     yield name.decode("latin-1"), shape, None if code is None else np.dtype(code)
