@@ -17,7 +17,7 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 Body = bytes | bytearray | memoryview
 _COPIED_AT_ONCE = 4 << 20
@@ -64,6 +64,11 @@ class File:
     def __init__(self, handle: int, path: Path | None) -> None:
         self.handle, self.path = handle, path
         self._closed = weakref.finalize(self, os.close, handle)
+
+    def __reduce__(self) -> NoReturn:
+        # its number means another file to another process, or once this object is gone
+        raise TypeError(f"{self.path or 'a temporary file'} is open in this process and cannot be copied or pickled; "
+                        "save what it holds (NeuralFisherKernel.save) and load that")
 
     def write(self, body: Any, at: int) -> int:
         """All of `body` (anything with a buffer) from byte `at` on; the byte after it. DiskFull says what is needed."""

@@ -155,6 +155,7 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """
         check_is_fitted(self, "singular_values_")
         images = self._examples(images, reset=False)
+        store.check_unchanged(self.right_)
         statistics = FisherStatistics(self.mean_score_, self.fisher_diagonal_, 0)
         rows = embed(self._vectors(self._scores(), images, statistics), self.right_, memory_bytes=self._memory_bytes,
                      progress=self.progress)
@@ -279,7 +280,8 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def _keep(self, statistics: FisherStatistics, factors: Factors, fitted: int) -> None:
         self.mean_score_, self.fisher_diagonal_ = statistics.mean_score, statistics.diagonal
-        self.singular_values_, self.right_ = factors.singular_values, factors.right
+        self.singular_values_, right = factors.singular_values, factors.right
+        self.right_ = right if isinstance(right, jax.Array) else held_or_read(right, self._memory_bytes)
         self.explained_variance_ratio_, self.residuals_ = factors.explained_variance, factors.residuals
         self.eigenvalue_errors_ = factors.errors
         self.fitted_, self.n_features_out_ = fitted, len(factors.singular_values)

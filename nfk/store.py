@@ -8,6 +8,7 @@ zarr itself reads a missing chunk as the fill value.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -232,16 +233,28 @@ def read(path: Path | str) -> Store:
         for name, array in arrays.items():
             _check_array(path, name, array, manifest)
     return Store(path, manifest["digest"], manifest["inputs"], manifest["attributes"],
-                 {name: _Array(path, name, array) for name, array in arrays.items()})
+                 {name: _Array(path, name, array, manifest["digest"]) for name, array in arrays.items()})
+
+
+_PASSING = (errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT)
+"""Faults of the machine, which say nothing of the store"""
 
 
 class _Array:
     """One of Zarr's arrays, whose faults in reading are told as the store's."""
 
-    def __init__(self, path: Path, name: str, array: Any) -> None:
-        self._path, self._name, self._array = path, name, array
+    def __init__(self, path: Path, name: str, array: Any, digest: str) -> None:
+        self._path, self._name, self._array, self._digest = path, name, array, digest
+
+    def check_unchanged(self) -> None:
+        """StoreError where another store has taken this one's place since it was opened."""
+        if (found := read_marker(self._path)["digest"]) != self._digest:
+            raise StoreError(f"{self._path}: was {self._digest[:12]} when it was opened and is {found[:12]} now; load "
+                             "it again")
 
     def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):  # of an object without its attributes yet, while it is copied
+            raise AttributeError(name)
         return getattr(self._array, name)
 
     def __len__(self) -> int:
@@ -255,6 +268,12 @@ class _Array:
         return np.asarray(self[...], dtype)
 
 
+def check_unchanged(array: Any) -> None:
+    """StoreError where `array` is one of a store's, read as it is used, and the store is another by now."""
+    if isinstance(array, _Array):
+        array.check_unchanged()
+
+
 @contextmanager
 def _told(path: Path, what: str) -> Iterator[None]:
     """Any fault of Zarr's in one line."""
@@ -262,6 +281,10 @@ def _told(path: Path, what: str) -> Iterator[None]:
         yield
     except (StoreError, MemoryError, IndexError):  # an index out of bounds is the caller's fault
         raise
+    except OSError as error:
+        if error.errno in _PASSING:
+            raise
+        raise StoreError(f"{path}: {what} cannot be read ({error}); delete the store and run again") from error
     except Exception as error:  # it raises nearly anything at metadata that are wrong
         reason = " ".join(str(error).split()) or type(error).__name__
         raise StoreError(f"{path}: {what} cannot be read ({reason}); delete the store and run again") from error
