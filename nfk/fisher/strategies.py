@@ -205,8 +205,8 @@ def panel_cut(
     least, row = -(-p // _MOST_PANELS), rank * itemsize
     working, matrix, gram = _working(shape, block_rows, itemsize), n * p * itemsize, 3 * 8 * n**2
     kept = working + matrix + max(least * row, gram) <= memory_bytes
-    resident = n if kept else resident_rows(shape, rank=0, block_rows=block_rows, memory_bytes=memory_bytes,
-                                            itemsize=itemsize)
+    resident = -(-n // block_rows) * block_rows if kept else resident_rows(
+        shape, rank=0, block_rows=block_rows, memory_bytes=memory_bytes, itemsize=itemsize)
     held = matrix if kept else 0
     room = (memory_bytes - working - held) // row
     panel = -(-p // -(-p // min(p, max(least, room))))

@@ -41,6 +41,7 @@ def gram_matrix(
         gram, (begun, done, cut) = kept["gram"].copy(), kept["place"].tolist()
         done = done if cut == group else 0  # rows before `begun` have all their tiles, however they were grouped
         seen = sum(n - first * rows.block_rows for first in range(0, begun, group))
+        del kept  # n^2 more
     for first in range(begun, blocks, group):
         held: list[tuple[int, int, Float[Array, "b p"]]] = []
         for index in range(first, blocks):

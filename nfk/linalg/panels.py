@@ -145,7 +145,7 @@ def _panel(
     n, k = left.shape
     spare = checkpoint.rows("panel", k, left.dtype)
     again = 0.0
-    first, panel = _begun(checkpoint, spare, start, stop, left)
+    first, slot, panel = _begun(checkpoint, spare, start, stop, left)
     for index in range(first, block_count(rows)):
         low, high = block_bounds(rows, index)
         block, weights, at = rows.block(index), jnp.asarray(left[low:high]), start
@@ -156,7 +156,7 @@ def _panel(
         progress(high, n, label)
         if checkpoint.due() and high < n and time.monotonic() >= again:
             began = time.monotonic()
-            slot = index % 2  # in turn: a kill while one is written leaves the other
+            slot = 1 - slot  # in turn: a kill while one is written leaves the other
             at, crc = slot * (stop - start), 0
             for piece in panel:
                 values = np.asarray(piece)
@@ -171,15 +171,16 @@ def _panel(
 
 def _begun(
     checkpoint: Checkpoint, spare: RowFile, start: int, stop: int, left: Float[np.ndarray, "n k"]
-) -> tuple[int, list[Float[Array, "_ k"]]]:
-    """The block to go on with, and the sums of those before it."""
+) -> tuple[int, int, list[Float[Array, "_ k"]]]:
+    """The block to go on with, which half of the file has the sums of those before it, and these sums."""
     bounds = [(at, min(stop, at + _PIECE)) for at in range(start, stop, _PIECE)]
     if (kept := checkpoint.load("panel")) is not None:
         *same, blocks, slot = kept["place"].tolist()
         lies = slot * (stop - start)
         if same == [start, stop] and spare.checksum(lies + stop - start, lies) == int(kept["crc"][0]):
-            return blocks, [jnp.array(spare.read(lies + low - start, lies + high - start)) for low, high in bounds]
-    return 0, [jnp.zeros((high - low, left.shape[1]), left.dtype) for low, high in bounds]
+            sums = [jnp.array(spare.read(lies + low - start, lies + high - start)) for low, high in bounds]
+            return blocks, slot, sums
+    return 0, 1, [jnp.zeros((high - low, left.shape[1]), left.dtype) for low, high in bounds]
 
 
 @jax.jit(donate_argnums=2)

@@ -129,6 +129,25 @@ def test_sums_damaged_since_are_made_again():
     assert blocks_asked(memory) == [*range(8)] * 2
 
 
+def test_a_save_never_overwrites_the_one_before_it(monkeypatch):
+    class Seldom(Memory):
+        """Due at each second block only."""
+        asked, slots = 0, ()
+
+        def due(self):
+            self.asked += 1
+            return self.asked % 2 == 0
+
+        def save(self, name, arrays):
+            super().save(name, arrays)
+            if name == "panel":
+                self.slots += (int(arrays["place"][3]),)
+
+    memory = Seldom()
+    panel_svd(rows(), checkpoint=memory, **CUT | {"panel_rows": P})
+    assert memory.slots in ((0, 1, 0), (0, 1, 0, 1))
+
+
 @pytest.mark.parametrize("resident", [1, 48, 1000])
 @pytest.mark.parametrize("read", [37, 500, None])
 def test_projection_is_that_by_the_whole_factor(resident, read):
