@@ -1,9 +1,12 @@
 """Strict arrays for every test: shapes and dtypes checked at run time, promotion of either kind refused."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
+from contextlib import suppress
+from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
@@ -31,6 +34,21 @@ from jaxtyping import install_import_hook
 install_import_hook("nfk", "beartype.beartype")
 
 import jax  # noqa: E402
+import pytest  # noqa: E402
+
+_MOST_MAPPINGS = 8_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _forget_compiled_programs():
+    """Each compiled program takes 1.4 MB and three memory mappings, of which a process may have 65,530; with ten
+    thousand of them compiling takes a third longer. So a worker drops all it has when there are many."""
+    yield
+    with suppress(FileNotFoundError):  # no Linux
+        if len(Path("/proc/self/maps").read_text().splitlines()) > _MOST_MAPPINGS:
+            jax.clear_caches()
+            gc.collect()
+
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
