@@ -61,13 +61,14 @@ async def press(
     seconds: float | None = None, tolerance: float,
 ) -> Told:
     """`clients` that each send one image after another, at once upon the answer, refused or not; until `requests`
-    are answered or `seconds` are over. Every vector is held against the one expected of that image."""
+    are answered or `seconds` are over, but one a client at least. Every vector is held against the one expected of
+    that image."""
     told, started = Told(), time.monotonic()
     places = iter(range(requests)) if requests is not None else iter(range(1 << 62))
 
     async def client(session: aiohttp.ClientSession) -> None:
         for place in places:
-            if seconds is not None and time.monotonic() - started > seconds:
+            if seconds is not None and place >= clients and time.monotonic() - started > seconds:
                 return
             which, asked = place % len(bodies), time.monotonic()
             try:
