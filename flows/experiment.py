@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flows.experiment_index import RESULTS, write_page
+from flows.experiment_index import RESULTS, counted, write_page
 from flows.experiment_spec import Claim, Experiment, ExperimentError, Picture, Size, load, params_text
 from flows.own_workspace import StagesFailed, committed, prepare, run_stages
 from nfk import tracking
@@ -105,13 +105,13 @@ def results(name: str, spec: Experiment, size: Size) -> dict[str, Any]:
 def page(spec: Experiment, found: dict[str, Any]) -> str:
     """The results as Markdown."""
     lines = [f"# {spec.title}", "", f"{spec.reproduces}. {spec.question}", "",
-             f"Size `{found['size']}`, {len(found['seeds'])} seeds, {found['seconds']} s for what was not there "
+             f"Size `{found['size']}`, {counted(len(found['seeds']))}, {found['seconds']} s for what was not there "
              f"before, on {found['machine']}, {found['date']}, commit {found.get('git.commit', 'none')[:10]}.", "",
              "| | here, mean ± standard error | paper |", "|---|---|---|"]
     lines += [f"| {row['name']} | {_shown(row)} | {row['paper']} |" for row in found["rows"]]
     if found["claims"]:
         lines += ["", "| claim | holds on | by |", "|---|---|---|"]
-        lines += [f"| {claim['says']} | {claim['holds']} of {claim['of']} seeds | {_shown(claim, points=True)} |"
+        lines += [f"| {claim['says']} | {claim['holds']} of {counted(claim['of'])} | {_shown(claim, points=True)} |"
                   for claim in found["claims"]]
     for picture in spec.pictures:
         lines += ["", f"![{picture.shows}]({_picture_name(picture, found['experiment'], found['size'])})", "",

@@ -35,7 +35,7 @@ def entries(results: Path = RESULTS) -> list[Entry]:
             claims: tuple[str, ...] = ()
             if file.exists():
                 kept = json.loads(file.read_text(encoding="utf-8"))
-                run = f"{kept['date']}, {len(kept['seeds'])} seeds, commit {kept.get('git.commit', 'none')[:10]}"
+                run = f"{kept['date']}, {counted(len(kept['seeds']))}, commit {kept.get('git.commit', 'none')[:10]}"
                 claims = tuple(f"{claim['says']}: {claim['holds']} of {claim['of']}" for claim in kept["claims"])
             found.append(Entry(name, size, spec.title, spec.reproduces, scale.expects, run, claims))
     return found
@@ -52,3 +52,8 @@ def write_page(results: Path = RESULTS) -> None:
         lines.append(f"| {name} | {entry.title}: {entry.reproduces} | {entry.size} | {run} | "
                      f"{'<br>'.join(entry.claims) or '–'} |")
     (results / PAGE.name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def counted(seeds: int) -> str:
+    """"1 seed", "2 seeds"."""
+    return f"{seeds} seed{'s' if seeds > 1 else ''}"
