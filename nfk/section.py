@@ -7,7 +7,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,39}$")]
+NAME = r"[a-z][a-z0-9_-]{0,39}"
+"""Of families, data sets and studies: it becomes part of paths, of addresses and of MLflow's filters"""
+Name = Annotated[str, Field(pattern=f"^{NAME}$")]
 PositiveInt = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, le=1)]
 

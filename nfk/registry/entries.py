@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from nfk.nearest import did_you_mean
 from nfk.registry.client import RegistryError
+from nfk.section import NAME
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 FORMER, ROLLED_BACK, PAIR = "nfk.former_champion", "nfk.rolled_back", "nfk.embedder_version"
-_FAMILY = re.compile(r"[a-z][a-z0-9_-]{0,39}")
 _PREFIX, _EMBEDDER, _EMBEDDINGS = "nfk-", "-embedder", "-embeddings"
 
 
@@ -32,9 +32,8 @@ def names(family: str) -> Names:
 def names_of(name: str) -> Names:
     """The pair that a registered model of ours belongs to; RegistryError for another's."""
     for suffix in (_EMBEDDER, _EMBEDDINGS):
-        # a family's name is that of params.yaml: it becomes part of paths, of addresses and of MLflow's filters
-        if name.startswith(_PREFIX) and name.endswith(suffix) and _FAMILY.fullmatch(name[len(_PREFIX) : -len(suffix)]):
-            return names(name[len(_PREFIX) : -len(suffix)])
+        if found := re.fullmatch(f"{_PREFIX}({NAME}){suffix}", name):
+            return names(found[1])
     raise RegistryError(f"{name!r} is no registered model of this program: they are called "
                         f"{_PREFIX}FAMILY{_EMBEDDER} and {_PREFIX}FAMILY{_EMBEDDINGS}")
 

@@ -24,6 +24,7 @@ import re
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from nfk import durable
 from nfk.fisher import strategies
 from nfk.fisher.vectors import FisherVectors
 from tests.benchmarks import core
@@ -256,10 +258,7 @@ class Kept:
     def note(self, part: str, found: Any) -> None:
         self.content[part] = found
         self.content["environment"] = environment()
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        whole = self.path.with_suffix(".part")
-        whole.write_text(json.dumps(self.content, indent=1) + "\n")
-        whole.replace(self.path)
+        durable.write_whole(self.path, json.dumps(self.content, indent=1).encode() + b"\n")
 
 
 def slice_of_it(
@@ -304,9 +303,7 @@ def slice_of_it(
     return time.monotonic() <= until
 
 
-def _ended_after(child: subprocess.Popen[str], seconds: float) -> Any:
-    import threading
-
+def _ended_after(child: subprocess.Popen[str], seconds: float) -> threading.Timer:
     timer = threading.Timer(seconds, child.kill)
     timer.daemon = True
     timer.start()
