@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 from nfk import tracking
 from nfk.linalg.group import Alone, Group
+from nfk.memory import peak_bytes
 from nfk.params import Params, load
 from nfk.progress import told
 from nfk.stages import workspace
@@ -38,10 +39,11 @@ def run(stage: str, family: str | None = None, group: Group | None = None) -> Ou
                                           tags={"error": str(fault)[:500]}), params.tracking)
         raise
     seconds = time.monotonic() - clock
-    write_json(workspace.LAST_RUNS / f"{name}.json", {"seconds": seconds, "started": started.isoformat()})
+    took = {"seconds": seconds, "peak_gib": round(peak_bytes() / 2**30, 3)}
+    write_json(workspace.LAST_RUNS / f"{name}.json", {**took, "started": started.isoformat()})
     tracking.log(tracking.StageRecord(
         stage=stage, family=family, started=started, params=outcome.params,
-        metrics={**outcome.metrics, "seconds": seconds},
+        metrics={**outcome.metrics, **took},
         series={key: tuple(values) for key, values in outcome.series.items()},
         figures=tuple(outcome.figures),
         tags={f"digest.{key}": value for key, value in outcome.digests.items()}), params.tracking)

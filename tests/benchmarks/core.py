@@ -35,6 +35,7 @@ from nfk.fisher.statistics import fisher_statistics
 from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.rows import block_count, image_pass
 from nfk.linalg.subspace import DenseProducts, subspace_iteration
+from nfk.memory import peak_bytes
 from nfk.models import convolution
 from tests.benchmarks import networks
 from tests.benchmarks.environment import environment
@@ -327,7 +328,6 @@ def growth(only: str | None = None) -> None:
 
 def one(n: int, folder: str) -> None:
     """One streamed decomposition of n stored images, and this process's peak memory."""
-    import resource
 
     import zarr
 
@@ -350,7 +350,7 @@ def one(n: int, folder: str) -> None:
     started = time.perf_counter()
     strategies.decompose(vectors, "stream", rank=32, key=KEY, passes=PASSES)
     print(json.dumps({"seconds": time.perf_counter() - started,
-                      "peak_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss}))
+                      "peak_bytes": peak_bytes()}))
 
 
 # --- peers ---

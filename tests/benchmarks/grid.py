@@ -36,6 +36,7 @@ import numpy as np
 from nfk import durable
 from nfk.fisher import strategies
 from nfk.fisher.vectors import FisherVectors
+from nfk.memory import peak_bytes
 from tests.benchmarks import core
 from tests.benchmarks.environment import environment
 
@@ -227,13 +228,9 @@ def _memory() -> int:
 
 
 def _peak() -> int:
-    """Bytes held at most so far, on the device where it counts them, else in the process (not getrusage's, which a
-    child has from its parent)."""
+    """Bytes held at most so far, on the device where it counts them, else in the process."""
     known = jax.local_devices()[0].memory_stats() or {}
-    if "peak_bytes_in_use" in known:
-        return known["peak_bytes_in_use"]
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
+    return known.get("peak_bytes_in_use") or peak_bytes()
 
 
 def beside_floor(row: dict[str, Any], precision: str, chip: dict[str, Any]) -> dict[str, Any]:

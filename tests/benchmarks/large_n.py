@@ -43,7 +43,7 @@ def main() -> None:
         folder.mkdir(exist_ok=True)
         write_images(folder / "digits.npz", sizes[-1] + 1000)
         settings(folder, sizes[-1], sizes[0])
-        before = {stage: measured([stage, *(["net"] if stage != "data" else [])], folder)
+        before = {stage: measured(stage, folder)
                   for stage in ("data", "pretrain", "statistics")}
         found: dict[str, dict[str, list[float]]] = {
             stage: {"seconds": [], "peak_gib": []} for stage in ("svd", "embed")}
@@ -51,9 +51,8 @@ def main() -> None:
             settings(folder, sizes[-1], n)
             for stage, rows in found.items():
                 shutil.rmtree(folder / {"svd": "factors", "embed": "embeddings"}[stage], ignore_errors=True)
-                rows["peak_gib"].append(measured([stage, "net"], folder)["peak_gib"])
-                last = json.loads((folder / ".nfk" / "last" / f"{stage}@net.json").read_text())
-                rows["seconds"].append(last["seconds"])
+                for what, value in measured(stage, folder).items():
+                    rows[what].append(value)
             keep(sizes, found, before)
 
 

@@ -13,10 +13,8 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -27,10 +25,12 @@ IDLE = """
 from nfk.params import load
 from nfk.stages import images, network
 from nfk.fisher.vectors import FisherVectors
+from nfk.memory import peak_bytes
 params = load()
 data, net = images.load(params), network.load(params, "net")
 statistics, _ = network.load_statistics(net, data)
 FisherVectors(net.scores, data.examples("train", 1), statistics, block_rows=1).block(0).block_until_ready()
+print(peak_bytes())
 """
 
 
@@ -54,9 +54,9 @@ def main() -> None:
             "embed": {"examples": asked.embedded, "block": asked.block},
             "evaluate": {"labels": [10], "neighbours": [1]}}))
         for stage in ("data", "pretrain", "statistics"):
-            measured([stage, *(["net"] if stage != "data" else [])], folder)
-        found = {"idle": run([sys.executable, "-c", IDLE], folder),
-                 **{stage: measured([stage, "net"], folder) for stage in ("svd", "embed")}}
+            measured(stage, folder)
+        found = {"idle": {"peak_gib": round(int(run([sys.executable, "-c", IDLE], folder)) / 2**30, 3)},
+                 **{stage: measured(stage, folder) for stage in ("svd", "embed")}}
         marker = json.loads((folder / "factors" / "net.zarr" / "COMMITTED.json").read_text())
     p, k = marker["arrays"]["right"]["shape"]
     kept = {name: marker["attributes"][name] for name in ("strategy", "passes", "orthogonality")}
@@ -67,27 +67,22 @@ def main() -> None:
     print(json.dumps(result, indent=1))
 
 
-def measured(arguments: list[str], folder: Path) -> dict[str, float]:
-    return run([sys.executable, "-m", "nfk", *arguments], folder)
+def measured(stage: str, folder: Path) -> dict[str, float]:
+    """Seconds and peak resident GiB of a stage, as it counted them itself."""
+    name = stage if stage == "data" else f"{stage}@net"
+    run([sys.executable, "-m", "nfk", *name.split("@")], folder)
+    last = json.loads((folder / ".nfk" / "last" / f"{name}.json").read_text())
+    return {key: last[key] for key in ("seconds", "peak_gib")}
 
 
-def run(command: list[str], folder: Path) -> dict[str, float]:
-    """Wall seconds and peak resident GiB of a process, as the system counted them when it ended."""
-    started = time.perf_counter()
-    process = subprocess.Popen(
+def run(command: list[str], folder: Path) -> str:
+    """What it printed."""
+    process = subprocess.run(
         command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "NFK_PROGRESS": "none"})
-    said = process.stdout.read() if process.stdout else ""
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode not in (0, 3):  # 3: done, and not tracked
-        raise SystemExit(said)
-    print(f"{' '.join(command[-2:])[:20]!r}: {said.strip().splitlines()[-1] if said.strip() else ''}", flush=True)
-    return {"seconds": round(time.perf_counter() - started, 1), "peak_gib": round(_bytes(usage) / 2**30, 3)}
-
-
-def _bytes(usage: resource.struct_rusage) -> int:
-    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+        raise SystemExit(process.stdout)
+    return process.stdout
 
 
 if __name__ == "__main__":

@@ -177,6 +177,7 @@ from nfk.fisher.embedding import embed, held_or_read
 from nfk.fisher.scores import Scores
 from nfk.fisher.statistics import fisher_statistics
 from nfk.fisher.vectors import FisherVectors
+from nfk.memory import peak_bytes
 
 WIDTH, RANK, N, MEMORY = 1400, 64, 64, 192 << 20
 rng = np.random.default_rng(0)
@@ -189,10 +190,6 @@ def log_density(params, x, key):
         hidden = jnp.tanh(hidden @ kernel)
     return jax.nn.logsumexp(hidden @ params[-1])
 
-def peak():  # not getrusage's, which a child has from its parent
-    lines = open("/proc/self/status").read().splitlines()
-    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
-
 scores = Scores(log_density, params)
 x = rng.standard_normal((N, 64)).astype(np.float32)
 statistics = fisher_statistics(scores, x[:16], block=2)
@@ -200,18 +197,18 @@ vectors = FisherVectors(scores, x, statistics, block_rows=2)
 jax.block_until_ready(vectors.block(0))
 small, _ = vectors.sample64(1)  # float64 has a network and whitening of its own
 del small
-before = peak()
+before = peak_bytes()
 plan = strategies.plan(vectors, "auto", rank=RANK, oversampling=16, passes=6, memory_bytes=MEMORY).strategy
 factors = strategies.decompose(vectors, plan, rank=RANK, key=scores.key, memory_bytes=MEMORY)
 with store.write("w.zarr", inputs={}) as writer:
     writer.put_by_shards("right", factors.right)
 orthogonality = factors.orthogonality
-fitted = peak()
+fitted = peak_bytes()
 right = held_or_read(store.read("w.zarr")["right"], MEMORY)
 few = FisherVectors(scores, x[:16], statistics, block_rows=2)
 found = embed(few, right, memory_bytes=MEMORY)
 error = np.max(np.abs(found - factors.left[:16] * factors.singular_values[None, :].astype(np.float32)))
-print(json.dumps({"plan": plan, "fit": fitted - before, "embed": peak() - before, "budget": MEMORY,
+print(json.dumps({"plan": plan, "fit": fitted - before, "embed": peak_bytes() - before, "budget": MEMORY,
                   "right": 4 * scores.size * RANK, "panels": factors.passes, "orthogonality": orthogonality,
                   "error": float(error / factors.singular_values[0])}))
 """
