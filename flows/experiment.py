@@ -12,7 +12,7 @@ import platform
 import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,21 +40,27 @@ class Place(NamedTuple):
 
 
 def experiment(
-    name: str, size: Size = "cpu", *, minutes: float | None = None, say: Callable[[str], None] = print
+    name: str, size: Size = "cpu", *, minutes: float | None = None, sources: Mapping[str, str] | None = None,
+    say: Callable[[str], None] = print,
 ) -> Path:
-    """Run what is missing of the experiment, write its results; the table's file.
+    """Run what is missing of the experiment, write its results; the table's file. `sources` has, for a named set that
+    the experiment would fetch, a file or folder of it: for a machine without a network.
 
     Unfinished when `minutes` are over, StagesFailed where a stage failed, ExperimentError for what is not there.
     """
     spec, commit = load(name), committed(str(RESULTS))
     if size not in spec.sizes:
         raise ExperimentError(f"{name} has no size {size!r}; there are {', '.join(spec.sizes)}")
-    spec = spec.at(size)
+    spec, sources = spec.at(size), sources or {}
+    named = {part["data"]["source"] for part in spec.sizes[size].parts.values() if "source" in part.get("data", {})}
+    if unknown := sorted(set(sources) - named):
+        raise ExperimentError(f"--source {unknown[0]}: {name} at size {size} reads no such set"
+                              + (f"; it reads {', '.join(sorted(named))}" if named else " and fetches none"))
     end = None if minutes is None else time.monotonic() + 60 * minutes
     took = 0.0
     with workspace_lock(WORKSPACES / f"{name}-{size}.lock"):
         for place in places(name, spec, size):
-            text = params_text(spec.sizes[size].parts[place.part], place.seed)
+            text = params_text(_from_here(spec.sizes[size].parts[place.part], sources), place.seed)
             prepare(place.folder, commit, text)
             left = 86_400.0 * 30 if end is None else end - time.monotonic()
             if left <= 0:
@@ -69,7 +75,7 @@ def experiment(
                                      "on") from error
                 raise
             took += time.monotonic() - started
-        found = results(name, spec, size) | {"seconds": round(took)}
+        found = results(name, spec, size) | {"seconds": round(took), "own_copies": sorted(sources)}
     write_json(RESULTS / f"{name}-{size}.json", found)
     for picture in spec.pictures:
         _keep(picture, name, size, next(place for place in places(name, spec, size) if place.part == picture.part))
@@ -77,6 +83,13 @@ def experiment(
     table.write_text(page(spec, found), encoding="utf-8")
     write_page(RESULTS)
     return table
+
+
+def _from_here(part: dict[str, Any], sources: Mapping[str, str]) -> dict[str, Any]:
+    """The part with its data read from the copy given, if one is."""
+    if (source := part.get("data", {}).get("source")) not in sources:
+        return part
+    return part | {"data": part["data"] | {"source": str(Path(sources[source]).resolve())}}
 
 
 def places(name: str, spec: Experiment, size: Size) -> Iterator[Place]:
@@ -106,7 +119,8 @@ def page(spec: Experiment, found: dict[str, Any]) -> str:
     """The results as Markdown."""
     lines = [f"# {spec.title}", "", f"{spec.reproduces}. {spec.question}", "",
              f"Size `{found['size']}`, {counted(len(found['seeds']))}, {found['seconds']} s for what was not there "
-             f"before, on {found['machine']}, {found['date']}, commit {found.get('git.commit', 'none')[:10]}.", "",
+             f"before, on {found['machine']}, {found['date']}, commit {found.get('git.commit', 'none')[:10]}."
+             + "".join(f" {source}: a copy given." for source in found.get("own_copies", ())), "",
              "| | here, mean ± standard error | paper |", "|---|---|---|"]
     lines += [f"| {row['name']} | {_shown(row)} | {row['paper']} |" for row in found["rows"]]
     if found["claims"]:

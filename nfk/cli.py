@@ -332,6 +332,8 @@ def experiment(
         help="an experiment of infra/experiments; none: list them", autocompletion=completion.experiments)] = None,
     size: Annotated[str, typer.Option(help="cpu or paper")] = "cpu",
     minutes: Annotated[float | None, typer.Option(min=0.0, help="end after so long; the same command goes on")] = None,
+    source: Annotated[list[str] | None, typer.Option(
+        metavar="NAME=PATH", help="read a set that it would fetch from here, such as cifar10=FOLDER")] = None,
 ) -> None:
     """Run a named experiment; print its table beside the paper's."""
     from flows import experiment as experiments
@@ -345,8 +347,12 @@ def experiment(
         return
     if size not in ("cpu", "paper"):
         raise ValueError(f"--size {size}: must be cpu or paper")
+    if wrong := [each for each in source or () if not all(each.partition("="))]:
+        raise ValueError(f"--source {wrong[0]}: must be NAME=PATH, such as cifar10=FOLDER")
+    copies = dict(each.split("=", 1) for each in source or ())
     try:
-        print(experiments.experiment(name, cast(Size, size), minutes=minutes).read_text(encoding="utf-8"))
+        print(experiments.experiment(name, cast(Size, size), minutes=minutes, sources=copies).read_text(
+            encoding="utf-8"))
     except experiments.Unfinished as error:
         print(f"nfk: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_UNFINISHED) from None

@@ -181,6 +181,8 @@ class AblationsParams(StudyParams):
     ranks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(
         (32, 64, 256), description="in place of svd.rank")
     noises: tuple[PositiveInt, ...] = Field((1, 4), description="draws of noise, where the potential may have any")
+    only: tuple[str, ...] | None = Field(
+        None, description="variants of the vectors to try, by name, beside the default; null: all")
     memory_gib: Annotated[float, Field(gt=0)] = Field(8.0, description="what all gradients may take")
 
 

@@ -70,7 +70,7 @@ def run(material: Material, params: AblationsParams, report: Report) -> Findings
     found: dict[str, Kept] = {}
     groups: dict[str, str] = {}
     left_out: dict[str, str] = {}
-    planned = list(variants(material, params, gradients))
+    planned = _wanted(list(variants(material, params, gradients)), params.only)
     for done, variant in enumerate(planned):
         report(done, len(planned), f"variants, {variant.name}")
         groups[variant.name] = variant.group
@@ -93,6 +93,14 @@ def run(material: Material, params: AblationsParams, report: Report) -> Findings
     best = max(found, key=lambda name: probed[name]["logistic"]["validation_accuracy"])
     numbers["best_on_validation"] = {"name": best, **numbers["variants"][best]}
     return Findings(_summary(numbers), numbers, _table(numbers), {"variants": _figure(numbers)})
+
+
+def _wanted(all_of_them: list[Variant], only: Sequence[str] | None) -> list[Variant]:
+    """The default and those asked for, in their order."""
+    names = [variant.name for variant in all_of_them]
+    if unknown := sorted(set(only or ()) - set(names)):
+        raise ValueError(f"only={unknown[0]!r} is no variant of this network; there are {'; '.join(names)}")
+    return [each for each in all_of_them if only is None or each.name in (DEFAULT, *only)]
 
 
 class Gradients:

@@ -166,6 +166,19 @@ def test_other_names_sizes_and_numbers_are_refused(project):
         module.experiment("two", say=lambda text: None)
 
 
+def test_a_set_that_would_be_fetched_is_read_from_a_copy_given(project, tmp_path):
+    part = {"svd": {"rank": 16}, "data": {"name": "clothes", "source": "fashion-mnist"}}
+    write(SPEC | {"sizes": {"cpu": SPEC["sizes"]["cpu"] | {"parts": {"one": part}}}})
+    table = module.experiment("two", sources={"fashion-mnist": "copy"}, say=lambda text: None)
+    made = json.loads(Path(".nfk/experiments/two-cpu-one-0/params.yaml").read_text())["data"]
+    assert made["source"] == str(tmp_path / "copy") and made["name"] == "clothes"
+    assert " fashion-mnist: a copy given.\n" in table.read_text()
+    assert json.loads(table.with_suffix(".json").read_text())["own_copies"] == ["fashion-mnist"]
+    with pytest.raises(ExperimentError, match="--source cifar10: two at size cpu reads no such set; it reads "
+                                              "fashion-mnist"):
+        module.experiment("two", sources={"cifar10": "copy"}, say=lambda text: None)
+
+
 def test_families_are_replaced_and_other_sections_merged(project):
     made = json.loads(params_text({"families": {"a": {"model": "mlp"}}, "svd": {"rank": 8}}, seed=5))
     assert made["families"] == {"a": {"model": "mlp"}}

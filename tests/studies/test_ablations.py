@@ -105,6 +105,15 @@ def test_noise_in_the_potential_is_none_shared_or_each_image_s_own():
     assert np.linalg.norm(own - none) > 0.1 * np.linalg.norm(none)
 
 
+def test_only_the_variants_asked_for_are_tried_beside_the_default(here):
+    some = PARAMS.model_copy(update={"only": ("row-normalised", "damping 1e-01"), "ranks": (2,)})
+    found = ablations.run(given(), some, silent).numbers["variants"]
+    assert list(found) == ["default", "damping 1e-01", "row-normalised", "rank 2", "embedding whitened",
+                           "embedding unit"]
+    with pytest.raises(ValueError, match=r"only='row-normalized' is no variant of this network; there are default; "):
+        ablations.run(given(), PARAMS.model_copy(update={"only": ("row-normalized",)}), silent)
+
+
 def test_more_gradients_than_the_memory_are_refused():
     with pytest.raises(ValueError, match=r"gradients of 210 images of 36 numbers need 0.0 GiB, above memory_gib=1e-06"):
         ablations.run(given(), PARAMS.model_copy(update={"memory_gib": 1e-6}), silent)
