@@ -3,8 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed
-# files side by side, since most tests wait for a compiler or a server; in their order, or the few long ones come last
-PARALLEL ?= --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# files side by side (tests/conftest.py), since most tests wait for a compiler or a server; in their order, or the few long ones come last
+PARALLEL ?= --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
 export PATH := $(BIN):$(PATH)
 
 .PHONY: repro test quick check docs bench newcomer

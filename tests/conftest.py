@@ -50,5 +50,17 @@ def _forget_compiled_programs():
             gc.collect()
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    """What one worker runs (`--dist loadgroup`): a file, for its fixtures; and what asks for a trained network, in
+    whichever files, so that each network is trained and compiled once."""
+    for item in items:
+        group = item.location[0]
+        if "trained" in item.fixturenames:
+            named = getattr(item, "callspec", None) and item.callspec.params.get("name")
+            group = f"trained {named or item.path.stem.removeprefix('test_')}"
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -17,6 +17,7 @@ SVD = {"rank": 4, "oversampling": 8, "strategy": "stream", "passes": 8, "block":
        "accept_unconverged": True}
 SECTIONS = {"svd": SVD, "embed": {"block": 4}, "statistics": {"model_samples": 32, "block": 4},
             "tracking": {"uri": "sqlite:///mlflow.db"}}
+MADE = {"statistics": "statistics", "svd": "factors", "embed": "embeddings"}
 
 
 @pytest.fixture
@@ -45,13 +46,14 @@ def same_factors(one: dict[str, np.ndarray], many: dict[str, np.ndarray]) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("count", [1, 2, 4])
-def test_processes_give_what_one_gives(alone, count):
-    one = {stage: arrays(alone / stage / "mlp.zarr") for stage in ("statistics", "factors", "embeddings")}
-    scale = np.abs(one["embeddings"]["train"]).max()
-    for stage in ("statistics", "factors", "embeddings"):
+@pytest.mark.parametrize("count, commands", [(1, ["svd"]), (2, ["statistics", "svd", "embed"]), (4, ["svd"])])
+def test_processes_give_what_one_gives(alone, count, commands):
+    stages = [MADE[command] for command in commands]
+    one = {stage: arrays(alone / stage / "mlp.zarr") for stage in stages}
+    scale = np.abs(arrays(alone / "embeddings" / "mlp.zarr")["train"]).max()
+    for stage in stages:
         shutil.rmtree(alone / stage)
-    for command, stage in (("statistics", "statistics"), ("svd", "factors"), ("embed", "embeddings")):
+    for command, stage in zip(commands, stages, strict=True):
         run([command, "mlp"], count, alone)
         many = arrays(alone / stage / "mlp.zarr")
         assert many.keys() == one[stage].keys()

@@ -26,8 +26,9 @@ def test_a_saved_network_comes_back_bit_for_bit(tmp_path, trained, name):
     jax.tree.map(np.testing.assert_array_equal, model.variables, result.model.variables)
 
 
-def test_the_card_says_what_the_weights_are(tmp_path, trained):
-    result = trained("dcgan")
+@pytest.mark.parametrize("name", ["dcgan"])
+def test_the_card_says_what_the_weights_are(tmp_path, trained, name):
+    result = trained(name)
     written = save(result, tmp_path, {"data": "0123"})
     card = json.loads((tmp_path / CARD).read_text())
     assert card == written == read_card(tmp_path)
