@@ -24,7 +24,7 @@ def bench(*options: str) -> subprocess.CompletedProcess[str]:
 
 def test_it_is_correct_then_timed_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     kept = tmp_path / "grid.json"
-    to = ("--to", str(kept), "--only", "dcgan-small/32/float32/(stream|stored)")
+    to = ("--to", str(kept), "--only", "dcgan-small/32/float32/stream")
     assert "so far" in bench(*to, "--minutes", "0").stdout
     first = json.loads(kept.read_text())
     assert first.keys() == {"correct", "environment"}
