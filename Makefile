@@ -3,8 +3,10 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed
-# files side by side (tests/conftest.py), since most tests wait for a compiler or a server; in their order, or the few long ones come last
-PARALLEL ?= --numprocesses logical --maxprocesses 4 --dist loadgroup --no-loadscope-reorder
+# files side by side (tests/conftest.py), one more than there are cores, since some wait for a server; in their order, or
+# the few long ones come last
+PARALLEL ?= --numprocesses $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() + 1))") --dist loadgroup \
+  --no-loadscope-reorder
 export PATH := $(BIN):$(PATH)
 
 .PHONY: repro test quick check docs bench newcomer
