@@ -21,6 +21,8 @@ from nfk.params import EvaluateParams
 log = logging.getLogger(__name__)
 
 _WATCH_SECONDS = 1.0
+_FEW = 1_000_000
+"""Numbers to fit on in all, below which starting processes takes longer than they save"""
 
 
 class EvaluationError(ValueError):
@@ -35,14 +37,16 @@ def evaluate_all(representations: Sequence[Features], labels: Labels, params: Ev
                  workers: int = -1, progress: Progress | None = None) -> dict[str, dict[str, Any]]:
     """`evaluate_features` of each representation, by name, in the order given.
 
-    They run side by side in `workers` processes (-1: one a core), the widest first. A strength at the end
-    of the grid and a probe short of its tolerance are logged as warnings. Cost with the default parameters
-    and 3,500 training images, on one core: 1.5 s at 16 numbers, 5 to 9 s at 128, 35 s at 3,500.
+    They run side by side in `workers` processes (-1: one a core, or this one alone where there is little to do), the
+    widest first. A strength at the end of the grid and a probe short of its tolerance are logged as warnings. Cost with
+    the default parameters and 3,500 training images, on one core: 1.5 s at 16 numbers, 5 to 9 s at 128, 35 s at 3,500.
     """
     names = [features.name for features in representations]
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
         raise ValueError(f"{sorted(repeated)[0]!r}: two representations of this name; give each its own")
+    if workers == -1 and sum(features.train.size for features in representations) < _FEW:
+        workers = 1
     widest_first = sorted(representations, key=lambda features: features.dimension, reverse=True)
     results = Parallel(n_jobs=workers, return_as="generator_unordered", initializer=_end_with, initargs=(os.getpid(),))(
         delayed(_named)(features, labels, params, seed) for features in widest_first)

@@ -14,6 +14,7 @@ import numpy as np
 import psutil
 import pytest
 
+from nfk.evaluation import evaluate
 from nfk.evaluation.evaluate import evaluate_all, evaluate_features
 from nfk.evaluation.features import Features, truncate
 from nfk.params import EvaluateParams
@@ -58,6 +59,22 @@ def test_processes_change_nothing_and_order_is_kept():
     assert alone == {part.name: evaluate_features(part, labels, PARAMS, 0) for part in representations}
     assert steps == [(done, 3, "evaluated") for done in range(4)]
     assert evaluate_all(representations, labels, PARAMS, 0, workers=2) == alone
+
+
+@pytest.mark.parametrize("few, expected", [(10**9, 1), (0, -1)])
+def test_processes_start_where_there_is_much_to_do(monkeypatch, few, expected):
+    asked = []
+
+    class Watched(evaluate.Parallel):
+        def __init__(self, n_jobs, **options):
+            asked.append(n_jobs)
+            super().__init__(n_jobs=1, **options)
+
+    monkeypatch.setattr(evaluate, "_FEW", few)
+    monkeypatch.setattr(evaluate, "Parallel", Watched)
+    features, labels = clusters(1)
+    evaluate_all([features], labels, PARAMS, 0)
+    assert asked == [expected]
 
 
 KILLED = """
