@@ -5,7 +5,7 @@ BIN := $(abspath $(VENV))/bin
 INSTALLED := $(VENV)/.installed
 # files side by side (tests/conftest.py), one more than there are cores, since some wait for a server; in their order, or
 # the few long ones come last
-PARALLEL ?= --numprocesses $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() + 1))") --dist loadgroup \
+PARALLEL ?= --numprocesses $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_count() + 1))") --dist loadfile \
   --no-loadscope-reorder
 export PATH := $(BIN):$(PATH)
 

@@ -35,6 +35,7 @@ install_import_hook("nfk", "beartype.beartype")
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from xdist.scheduler import LoadFileScheduling  # noqa: E402
 
 _MOST_MAPPINGS = 8_000
 
@@ -50,16 +51,22 @@ def _forget_compiled_programs():
             gc.collect()
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items):
-    """What one worker runs (`--dist loadgroup`): a file, for its fixtures; and what asks for a trained network, in
-    whichever files, so that each network is trained and compiled once."""
-    for item in items:
-        group = item.location[0]
-        if "trained" in item.fixturenames:
-            named = getattr(item, "callspec", None) and item.callspec.params.get("name")
-            group = f"trained {named or item.path.stem.removeprefix('test_')}"
-        item.add_marker(pytest.mark.xdist_group(group))
+class _TogetherByNetwork(LoadFileScheduling):
+    """What one worker runs: a file, for its fixtures; of tests/models, what is about one network in whichever files, so
+    that each is trained and compiled once."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file, _, test = nodeid.partition("::")
+        if file.startswith("tests/models/"):
+            from tests.models.small_networks import CONFIGS
+
+            named = [*test.partition("[")[2].rstrip("]").split("-"), Path(file).stem.removeprefix("test_")]
+            return next((f"network {name}" for name in named if name in CONFIGS), file)
+        return file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return _TogetherByNetwork(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 jax.config.update("jax_numpy_dtype_promotion", "strict")
