@@ -38,13 +38,14 @@ def connect(params: TrackingParams) -> Iterator[MlflowClient]:
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     import mlflow
+    import requests
     from mlflow.exceptions import MlflowException
 
     uri, given = tracking_uri(params), os.environ.get(_ADDRESS)
     mlflow.set_tracking_uri(uri)  # for MLflow's own functions; it sets the variable too
     try:
         yield mlflow.MlflowClient(tracking_uri=uri)
-    except MlflowException as error:
+    except (MlflowException, requests.RequestException) as error:  # the latter: files on their way
         reason = redact(" ".join(str(error).split()))[:300]
         raise RegistryError(f"MLflow at {redact(uri)}: {reason}; check its address "
                             "(MLFLOW_TRACKING_URI) and that it answers") from None

@@ -65,7 +65,7 @@ def finish(pipeline_run: str, params: TrackingParams, *, status: Status = "FINIS
 def replay(params: TrackingParams) -> Delivery:
     """Send all that waits in the spool, oldest first; how many records arrived and how many are left, and
     why. Nothing is logged twice, even where an earlier send arrived and only its answer was lost."""
-    return deliver(None, params)
+    return deliver(None, params, patient=True)
 
 
 def pending() -> int:

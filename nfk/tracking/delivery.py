@@ -14,11 +14,13 @@ from nfk.tracking import spool
 from nfk.tracking.redaction import redact
 
 _START_SECONDS, _ENTRY_SECONDS = 45.0, 15.0  # MLflow's import and a new database; one record with its figures
+_PATIENT_ENTRY_SECONDS = 300.0  # one record where somebody waits for it and each answer takes seconds
 _WAIT_SECONDS = 10.0  # for another sender
-# One quick try a request: the sender repeats whole records, which it can do without making a second run.
-_QUICK = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
-_QUIET = {"MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true", "MLFLOW_LOGGING_LEVEL": "ERROR",
-          "PYTHONWARNINGS": "ignore"}
+_QUICK = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}
+# One try a request, whatever the environment says: the sender repeats whole records, which it can do without making a
+# second run. MLflow's own repeats would make one where only the answer was lost.
+_QUIET = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+          "MLFLOW_LOGGING_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
 
 
 class Delivery(NamedTuple):
@@ -34,18 +36,19 @@ def tracking_uri(params: TrackingParams) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or params.uri
 
 
-def deliver(entries: list[Path] | None, params: TrackingParams) -> Delivery:
+def deliver(entries: list[Path] | None, params: TrackingParams, *, patient: bool = False) -> Delivery:
     """Send `entries` of the spool, or all of it. Never raises for a fault of the tracker or the spool.
 
     Costs a Python start and the import of MLflow, about 2 s; a server that refuses, 1 s more; a locked SQLite
-    file, the 20 s MLflow waits for it; never more than 45 s (a new database) and 15 s a record.
+    file, the 20 s MLflow waits for it; never more than 45 s (a new database) and 15 s a record, `patient` 300 s: a
+    record takes 10 requests and more, and a tracker that needs 5 s for each would else never get it.
     """
     try:
         with spool.sending(wait=_WAIT_SECONDS):
             waiting = [path for path in spool.entries() if entries is None or path in entries]
             if not waiting:
                 return Delivery(0, 0, None)
-            faults, end = _run_sender(waiting, params)
+            faults, end = _run_sender(waiting, params, _PATIENT_ENTRY_SECONDS if patient else _ENTRY_SECONDS)
             sent = [path for path in waiting if path in faults and faults[path] is None]
             for path in sent:
                 spool.remove(path)
@@ -56,11 +59,12 @@ def deliver(entries: list[Path] | None, params: TrackingParams) -> Delivery:
     return Delivery(len(sent), left, fault)
 
 
-def _run_sender(entries: list[Path], params: TrackingParams) -> tuple[dict[Path, str | None], str]:
+def _run_sender(entries: list[Path], params: TrackingParams,
+                entry_seconds: float) -> tuple[dict[Path, str | None], str]:
     """The fault of each entry tried (None: it arrived), and how the sender itself ended."""
     request = json.dumps({"uri": tracking_uri(params), "experiment": params.experiment,
                           "entries": [str(path) for path in entries]})
-    seconds = _START_SECONDS + _ENTRY_SECONDS * len(entries)
+    seconds = _START_SECONDS + entry_seconds * len(entries)
     try:
         done = subprocess.run([sys.executable, "-m", "nfk.tracking.mlflow_sink"], input=request.encode(),
                               capture_output=True, timeout=seconds, env=_environment())
