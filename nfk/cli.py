@@ -18,6 +18,7 @@ import typer
 from nfk import completion
 from nfk import progress as progress_of_jobs
 from nfk.data.formats import FORMATS
+from nfk.one_line import one_line
 from nfk.registry_cli import registry_app
 
 EXIT_FAILED, EXIT_REFUSED, EXIT_UNTRACKED, EXIT_UNFINISHED, EXIT_INTERRUPTED = 1, 2, 3, 4, 130
@@ -294,13 +295,13 @@ def repro(stages: Annotated[list[str] | None, typer.Argument(
     command = [sys.executable, "-m", "dvc", "repro", *(stages or []), *(["--force"] if force else []),
                *(["--quiet"] if os.environ.get(progress_of_jobs.VARIABLE) == "none" else [])]
     status: tracking.Status = "KILLED"
-    try:
-        with workspace_lock() as lock:  # dvc holds it too, should this process be killed
+    with workspace_lock() as lock:  # dvc holds it too, should this process be killed; who is refused was no run
+        try:
             code = subprocess.run(command, env=environment, pass_fds=[lock]).returncode
-        status = "FINISHED" if code == 0 else "FAILED"
-    finally:
-        if status != "FINISHED" or workspace.stages_since(started.timestamp()):
-            tracking.finish(pipeline_run, settings.tracking, status=status, started=started)
+            status = "FINISHED" if code == 0 else "FAILED"
+        finally:
+            if status != "FINISHED" or workspace.stages_since(started.timestamp()):
+                tracking.finish(pipeline_run, settings.tracking, status=status, started=started)
     if code != 0:
         raise typer.Exit(EXIT_FAILED)
     _say_where(tracking.redact(tracking.tracking_uri(settings.tracking)))
@@ -448,10 +449,22 @@ def main() -> None:
         if ended.code != EXIT_INTERRUPTED:
             raise
         _end("interrupted; the same command goes on from the last saved block", EXIT_INTERRUPTED)
-    except (ValueError, OSError, MemoryError) as error:
+    except (ValueError, OSError) as error:
         if debug:
             raise
         _end(str(error) or type(error).__name__, EXIT_REFUSED)
+    except (MemoryError, RuntimeError) as error:
+        if debug or not _is_of_memory(error):
+            raise
+        why = one_line(str(error).strip().partition("\n")[0] or type(error).__name__)
+        _end(f"not enough memory: {why}; end other programs, or lower the stage's block and svd.memory_gib in "
+             "params.yaml; the same command goes on from the last saved block", EXIT_REFUSED)
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    """Whether the system gave no more memory; XLA and threads that cannot start say so by RuntimeErrors."""
+    return isinstance(error, MemoryError) or any(words in str(error) for words in (
+        "RESOURCE_EXHAUSTED", "Out of memory", "bad_alloc", "can't start new thread"))
 
 
 def _end(message: str, code: int) -> NoReturn:

@@ -16,6 +16,7 @@ from nfk.stages import images, network, workspace
 from nfk.stages.images import SPLITS
 from nfk.stages.labelled import is_known
 from nfk.stages.registered import code_tags
+from nfk.workspace_lock import workspace_lock
 
 _EXAMPLES = 2
 _SHARE = "explained_variance"  # what is judged where the images have no classes
@@ -25,9 +26,14 @@ def run(params: Params, family: str) -> tuple[registry.Entry, registry.Entry]:
     """Register what the workspace holds of `family`; the two versions made, called `candidate`.
 
     Everything is held against the digests it was made from first, so that a pair never mixes two runs. StoreError or
-    RegistryError otherwise.
+    RegistryError otherwise; WorkspaceBusy while another process registers this family here, or both would make a pair.
     """
     params.family(family)
+    with workspace_lock(workspace.PRIVATE / "locks" / f"register@{family}.lock"):
+        return _run(params, family)
+
+
+def _run(params: Params, family: str) -> tuple[registry.Entry, registry.Entry]:
     data, net = images.load(params), network.load(params, family)
     made_from = {"data": data.digest, "model": net.digest}
     statistics = store.read(workspace.statistics_store(family)).expect(**made_from, theta=net.theta)

@@ -9,6 +9,7 @@ import pytest
 from nfk import registry
 from nfk.params import TrackingParams
 from nfk.registry.entries import differences
+from tests.faults.together import promotions
 
 NAME = "nfk-gan-embedder"
 PAIRED = "nfk-gan-embeddings"
@@ -137,6 +138,12 @@ def test_of_two_promotions_at_once_the_better_stays(client, slow, quick):
     promoted(Interrupting(client, lambda: promoted(client, early)), late)
     assert lost == [early if best == late else late]
     assert champions(client) == [best, f"{PAIRED}/{best.rsplit('/')[-1]}"]
+
+
+def test_of_two_promotions_the_better_stays_wherever_they_meet(client):
+    verdicts = list(promotions(client, first=3, every=7))  # `python -m tests.faults.together` tries every call
+    assert len(verdicts) == 4
+    assert [why for why in verdicts if why is not None] == []
 
 
 def test_other_metrics_cannot_be_compared(client):
