@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from nfk import completion
+from nfk import cli, completion
 
 # as the script `nfk` starts: its name is what the shell's completion goes by
 COMMAND = (sys.executable, "-c", "import sys; sys.argv[0] = 'nfk'; from nfk.cli import main; main()")
@@ -119,3 +119,28 @@ def test_tab_in_a_folder_without_usable_params_offers_nothing(folder, text):
     (folder / "params.yaml").unlink()
     assert completion.families("") == []
 
+
+
+@pytest.mark.parametrize("error", [
+    MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4294967296 bytes.\nbuffers: ..."),
+    RuntimeError("can't start new thread"),
+])
+def test_memory_that_the_system_refuses_is_told_in_one_line(monkeypatch, capsys, error):
+    def fails():
+        raise error
+
+    monkeypatch.setattr(cli, "app", fails)
+    monkeypatch.delenv("NFK_PROGRESS", raising=False)
+    with pytest.raises(SystemExit, match="2"):
+        cli.main()
+    line, = capsys.readouterr().err.splitlines()
+    assert line.startswith("nfk: not enough memory: ") and line.endswith("goes on from the last saved block")
+
+
+def test_another_fault_of_the_program_keeps_its_trace(monkeypatch):
+    def fails():
+        raise RuntimeError("the matrix is singular")
+
+    monkeypatch.setattr(cli, "app", fails)
+    with pytest.raises(RuntimeError, match="singular"):
+        cli.main()
