@@ -41,6 +41,15 @@ def lines() -> list[str]:
              for row in counted("kills")["rows"]]
     rows += [(f"files damaged at random, with intent: {row['reader']}", row["cases"],
               row["cases"] - len(row["findings"])) for row in counted("fuzz")["rows"]]
+    away = counted("servers")
+    done = {"lost answer": "the answer to its n-th call to MLflow is lost, for each n",
+            "broken": "MLflow answers 500 from its n-th call on, for a while",
+            "slow": f"MLflow takes {away['slow_seconds']:g} s for each answer",
+            "failing": f"MLflow answers 500 for {away['away_seconds']:g} s",
+            "refused": f"MLflow refuses connections for {away['away_seconds']:g} s"}
+    rows += [(f"{row['case']}: {done[row['fault']]}", row["tried"], row["survived"]) for row in away["rows"]]
+    rows += [(f"at once: {row['fault']}", row["tried"], row["survived"]) for row in counted("together")["rows"]]
+    rows += [(row["fault"], row["tried"], row["survived"]) for row in counted("room")["rows"]]
     most = "" if operations["every"] == 1 else (
         f"Of the disk operations each {operations['every']}th point was tried for this table; "
         "`python -m tests.faults.enumerate` tries all.\n")
