@@ -16,7 +16,7 @@ import os
 import time
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -136,21 +136,39 @@ def _building(path: Path | str) -> Iterator[Path]:
     path = Path(path)
     durable.make_folders(path.parent)
     building = _beside(path, "partial")
-    durable.make_folder(building)
-    handle = os.open(building, os.O_RDONLY | os.O_CLOEXEC)
+    with ExitStack() as beginning:
+        beginning.enter_context(_turn(path.parent))
+        durable.make_folder(building)
+        handle = os.open(building, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            # held by the system until this process lets go or ends: no other sweeps it meanwhile. Own folder first,
+            # then the others': of two that begin at once, where they cannot take turns, one at least sees the other
+            held = durable.hold(handle) and building.is_dir()
+            if not held or (others := _sweep(path, building)):
+                whose = f" ({others[0].name})" if held else ""
+                raise StoreError(f"{path}: another process is writing it{whose}; wait for it, or end it")
+            beginning.close()
+            yield building
+            _replace_folder(building, path)
+        except BaseException:
+            with suppress(OSError):  # the fault itself is what is told; the next writer sweeps what is left
+                durable.remove_tree(building)
+            raise
+        finally:
+            os.close(handle)
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """One writer begins in `folder` at a time: of two at once the first writes, and neither sweeps what the other has
+    made but does not hold yet. A folder that is itself being filled has one writer anyway, who holds it."""
+    if folder.name.endswith(".partial"):
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        # held by the system until this process lets go or ends: no other sweeps it meanwhile. Own folder first, then
-        # the others': of two that begin at once one at least sees the other
-        held = durable.hold(handle) and building.is_dir()
-        if not held or (others := _sweep(path, building)):
-            whose = f" ({others[0].name})" if held else ""
-            raise StoreError(f"{path}: another process is writing it{whose}; wait for it, or end it")
-        yield building
-        _replace_folder(building, path)
-    except BaseException:
-        with suppress(OSError):  # the fault itself is what is told; the next writer sweeps what is left
-            durable.remove_tree(building)
-        raise
+        durable.hold(handle, wait=True)
+        yield
     finally:
         os.close(handle)
 

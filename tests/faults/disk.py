@@ -118,8 +118,13 @@ class FaultyDisk(durable.Disk):
             self._step("sync", handle)
             found = os.fstat(handle)
             self._bytes.pop(found.st_ino, None)
-            self._names = [name for name in self._names
-                           if not (name.folder.exists() and os.path.samestat(os.stat(name.folder), found))]
+            kept: list[_Name] = []
+            for name in self._names:
+                if not (name.folder.exists() and os.path.samestat(os.stat(name.folder), found)):
+                    kept.append(name)
+                elif name.what == "removed":  # with a folder goes all that was in it, also where its path comes again
+                    kept = [other for other in kept if not other.folder.is_relative_to(name.path)]
+            self._names = kept
             self._end()
 
     def rename(self, old: Path, new: Path) -> None:

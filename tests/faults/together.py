@@ -47,7 +47,7 @@ def _writes(number: int, folder: str, rounds: int, start: Any, answers: Any) -> 
         try:
             with store.write(Path(folder) / f"{place}.zarr", inputs={"data": str(number)}) as writer:
                 writer.put("embedding", np.full((512, 8), number, np.float32))
-        except store.StoreError as error:
+        except (store.StoreError, OSError) as error:
             said = str(error)
         answers.put((place, number, said))
 
@@ -171,15 +171,19 @@ NFK, DVC = [sys.executable, "-m", "nfk", "repro"], [sys.executable, "-m", "dvc",
 FLOW = [sys.executable, "-m", "flows.pipeline"]
 
 
-def holder(folder: Path) -> subprocess.Popen[str]:
-    """A process that holds the workspace there, from now until it is killed."""
+@contextmanager
+def holder(folder: Path) -> Iterator[int]:
+    """A process that holds the workspace there, by its number; killed with the block."""
     code = ("import time\nfrom nfk.workspace_lock import workspace_lock\n"
             "with workspace_lock():\n    print('held', flush=True)\n    time.sleep(300)\n")
-    process = subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, text=True,
-                               env=os.environ | {"PYTHONPATH": str(ROOT)})
-    if process.stdout is None or process.stdout.readline() != "held\n":
-        raise RuntimeError("the workspace is not held")
-    return process
+    with subprocess.Popen([sys.executable, "-c", code], cwd=folder, stdout=subprocess.PIPE, text=True,
+                          env=os.environ | {"PYTHONPATH": str(ROOT)}) as process:
+        try:
+            if process.stdout is None or process.stdout.readline() != "held\n":
+                raise RuntimeError("the workspace is not held")
+            yield process.pid
+        finally:
+            process.kill()
 
 
 class Ended(NamedTuple):
