@@ -78,12 +78,18 @@ def rollback(client: MlflowClient, name: str) -> tuple[Entry, Entry]:
 
 def _crown(client: MlflowClient, entry: Entry) -> None:
     """Move both aliases of the pair. Serving reads the embedder's, which is moved first; should this process end
-    between the two, promoting again moves the second."""
+    between the two, promoting again moves the second. The embeddings follow whichever embedder is champion by then: of
+    two promotions at once, the one that moves the first alias last is not the one that moves the second last."""
     client.set_registered_model_alias(entry.name, CHAMPION, entry.version)
-    embeddings = names_of(entry.name).embeddings
-    for version in entries(client, embeddings):
-        if version.tags.get(PAIR) == entry.version:
-            client.set_registered_model_alias(embeddings, CHAMPION, version.version)
+    embeddings, followed = names_of(entry.name).embeddings, entry
+    while True:
+        for version in entries(client, embeddings):
+            if version.tags.get(PAIR) == followed.version:
+                client.set_registered_model_alias(embeddings, CHAMPION, version.version)
+        champion = _champion(client, entry.name)
+        if champion is None or champion.version == followed.version:
+            return
+        followed = champion
 
 
 def _champion(client: MlflowClient, name: str) -> Entry | None:
