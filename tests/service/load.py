@@ -21,6 +21,7 @@ import psutil
 from PIL import Image
 
 PNG = {"Content-Type": "image/png"}
+FORM = {"Content-Type": "multipart/form-data; boundary=b"}
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -39,6 +40,8 @@ class Told:
     wrong: int = 0
     """answers 200 with the vector of another image, or refusals that do not say when to come again"""
     wall: float = 0.0
+    sent_seconds: float = 0.0
+    """in which all was sent, where that waits for no answers"""
 
     def add(self, status: str, seconds: float) -> None:
         self.statuses[status] += 1
@@ -88,6 +91,54 @@ async def press(
         await asyncio.gather(*(client(session) for _ in range(clients)))
     told.wall = time.monotonic() - started
     return told
+
+
+async def flood(
+    address: str, forms: list[bytes], expected: np.ndarray, *, clients: int, rate: float, seconds: float,
+    tolerance: float,
+) -> Told:
+    """`rate` requests a second for so many seconds, drawn in turn to `clients` that wait for no answer before the next:
+    the load does not fall when the service slows down. A request is one of `forms` (of the images `expected[i]`), each
+    vector is held against its own."""
+    told, tasks, started = Told(), set(), time.monotonic()
+    sessions = [aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=120))
+                for _ in range(clients)]
+
+    async def ask(session: aiohttp.ClientSession, which: int) -> None:
+        asked = time.monotonic()
+        try:
+            async with session.post(f"{address}/embed", data=forms[which], headers=FORM) as answer:
+                body = await answer.read()
+                told.add(str(answer.status), time.monotonic() - asked)
+                if answer.status == 200:
+                    vectors = np.array(json.loads(body)["vectors"])
+                    told.wrong += not np.abs(vectors - expected[which]).max() <= tolerance
+                elif answer.status in (429, 503):
+                    told.wrong += not 1 <= int(answer.headers.get("Retry-After", "0")) <= 30
+        except aiohttp.ClientError:
+            told.add("lost", time.monotonic() - asked)
+
+    try:
+        for number in range(int(rate * seconds)):
+            await asyncio.sleep(max(0.0, started + number / rate - time.monotonic()))
+            task = asyncio.create_task(ask(sessions[number % clients], number % len(forms)))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+        told.sent_seconds = time.monotonic() - started
+        while tasks:
+            await asyncio.sleep(0.05)
+    finally:
+        for session in sessions:
+            await session.close()
+    told.wall = time.monotonic() - started
+    return told
+
+
+def form(images: list[bytes]) -> bytes:
+    """A request of several images, as `FORM` says it is."""
+    parts = [b'--b\r\nContent-Disposition: form-data; name="i%d"; filename="%d.png"\r\nContent-Type: image/png\r\n\r\n'
+             % (place, place) + image + b"\r\n" for place, image in enumerate(images)]
+    return b"".join(parts) + b"--b--\r\n"
 
 
 @dataclass
