@@ -24,12 +24,9 @@ def last(trial: servers.Trial, call: str) -> int:
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("case", "call"), [
     (servers.Registration, "POST /api/2.0/mlflow/runs/create"),
-    (servers.Registration, "POST /api/2.0/mlflow/logged-models"),
-    (servers.Registration, "POST /api/2.0/mlflow/runs/outputs"),
     (servers.Registration, "POST /api/2.0/mlflow/model-versions/create"),
     (servers.Promotion, "POST /api/2.0/mlflow/registered-models/alias"),
     (servers.Replay, "POST /api/2.0/mlflow/runs/create"),
-    (servers.Replay, "POST /api/2.0/mlflow/runs/log-batch"),
 ], ids=lambda of: getattr(of, "name", of))
 def test_a_lost_answer_makes_nothing_twice_and_loses_nothing(trials, case, call):
     attempt = trials[case].lost_answer(last(trials[case], call))
@@ -45,7 +42,7 @@ def test_what_mlflow_s_own_repeats_would_make_is_seen(trials, monkeypatch):
 
 
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("case", "how"), [(servers.Promotion, "failing"), (servers.Replay, "refused")])
+@pytest.mark.parametrize(("case", "how"), [(servers.Promotion, "failing")])
 def test_a_server_that_was_away_hears_all_of_it_afterwards(trials, case, how):
     attempt = trials[case].away(0.1, how)
     assert attempt.why is None, attempt.why
