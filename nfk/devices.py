@@ -1,4 +1,5 @@
-"""The devices of this process as one mesh, the examples of a block spread over its axis `data`."""
+"""The devices of this process as one mesh of one axis, along which blocks are cut by examples, and tall matrices by
+parameters (`nfk.linalg.spread`)."""
 
 from __future__ import annotations
 
@@ -8,13 +9,13 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-DATA = "data"
+DEVICES = "devices"
 
 
 def local_mesh() -> Mesh | None:
     """All devices of this process; None where there is one, which needs no mesh."""
     devices = jax.local_devices()
-    return Mesh(devices, (DATA,)) if len(devices) > 1 else None
+    return Mesh(devices, (DEVICES,)) if len(devices) > 1 else None
 
 
 def everywhere(mesh: Mesh | None, tree: Any) -> Any:
@@ -27,5 +28,5 @@ def by_examples(mesh: Mesh | None, work: Callable[..., Any], examples: int, argu
     its results; every device has the others whole. Each does with its part what one device does with a block."""
     if mesh is None:
         return jax.jit(work)
-    given = tuple(PartitionSpec(DATA) if place == examples else PartitionSpec() for place in range(arguments))
-    return jax.jit(jax.shard_map(work, mesh=mesh, in_specs=given, out_specs=PartitionSpec(DATA), check_vma=False))
+    given = tuple(PartitionSpec(DEVICES) if place == examples else PartitionSpec() for place in range(arguments))
+    return jax.jit(jax.shard_map(work, mesh=mesh, in_specs=given, out_specs=PartitionSpec(DEVICES), check_vma=False))

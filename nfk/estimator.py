@@ -48,7 +48,7 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     passes, tolerance: most passes over the data, and the residual at which fewer are enough.
     scaling: of embeddings, "none", "whitened" or "unit": see `nfk.fisher.embedding.scale`.
     block: gradients computed at once; a few times block p numbers are in memory.
-    memory_gib: what a strategy may hold, on the device and the host together.
+    memory_gib: what a strategy may hold, on each device and the host together.
     include, exclude: regular expressions for the whole "/"-joined path of a leaf of params. Theta is the leaves that
         match any of include (None: all) and none of exclude; the others are constants and cost nothing. Leaves that
         are no floating-point arrays are never in theta.
@@ -65,8 +65,8 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     explained_variance_ratio_: (k,) sum of the first s^2 over ||V||_F^2, cumulative.
     residuals_: (k,) ||V^T u_i - s_i w_i|| / s_1.
     eigenvalue_errors_: (k,) estimated relative error of each s^2.
-    left_, right_: (n, k) U and (p, k) W; where it is too large for memory_gib ("panels"; loaded: twice), right_ reads
-        rows of a file, right_[start:stop].
+    left_, right_: (n, k) U and (p, k) W; where it is too large for memory_gib ("panels"; loaded, or spread over
+        devices: twice), right_ reads rows of a file or of the devices, right_[start:stop].
     mean_score_, fisher_diagonal_: (p,) Z and I, float64.
     strategy_: the one chosen.
     n_features_out_: k or, where V has lower rank, fewer.

@@ -75,7 +75,7 @@ class SvdParams(Section):
         "auto", description="how; auto: the quickest here, by a timed probe, that fits memory_gib")
     examples: PositiveInt | None = Field(None, description="leading training examples to use; null: all")
     block: PositiveInt = Field(256, description="examples scored at once")
-    memory_gib: Annotated[float, Field(gt=0)] = Field(4.0, description="what the strategy may hold")
+    memory_gib: Annotated[float, Field(gt=0)] = Field(4.0, description="what the strategy may hold, on each device")
 
 
 class EmbedParams(Section):

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nfk.checkpoint import Checkpoint
+from nfk.devices import everywhere, local_mesh
 from nfk.linalg.panels import READ_BYTES, panel_image_pass
 from nfk.linalg.rows import Progress, RowBlocks, image_pass, silent
 from nfk.linalg.tall import Tall
@@ -35,7 +36,8 @@ def embed(
     read once for each of them.
     """
     if isinstance(right, jax.Array):
-        return image_pass(vectors, right, checkpoint=checkpoint, label="embeddings", progress=progress)
+        held = everywhere(local_mesh(), right)
+        return image_pass(vectors, held, checkpoint=checkpoint, label="embeddings", progress=progress)
     itemsize, read = np.dtype(right.dtype).itemsize, min(READ_BYTES, memory_bytes // 16)
     return panel_image_pass(vectors, right, resident_rows=resident_rows(vectors, itemsize, memory_bytes - 2 * read),
                             read_rows=max(1, read // (right.shape[1] * itemsize)), checkpoint=checkpoint,

@@ -30,6 +30,7 @@ from nfk.fisher.embedding import WORKING
 from nfk.fisher.products import JacobianProducts
 from nfk.fisher.scores import ScoreError
 from nfk.fisher.vectors import FisherVectors
+from nfk.linalg import spread
 from nfk.linalg.cogram import cogram_svd
 from nfk.linalg.eigen import dense
 from nfk.linalg.factors import Factors, with_rounding
@@ -92,7 +93,7 @@ class Plan(NamedTuple):
     product_flops: float
     """in the products after the gradients, and the eigenproblems"""
     bytes: float
-    """held at once, on the device and the host together"""
+    """held at once, on a device and the host together"""
     seconds: float
     """gradients and products, one after the other; reading the data is not counted"""
 
@@ -101,9 +102,10 @@ def probe_machine(vectors: RowBlocks, rank: int) -> Machine:
     """Time one block's gradients, one fused product and one of a Gram matrix, each compiled first."""
     block, gradients = _timed(lambda: vectors.block(0))
     part = block[:, : max(1, _PROBED // rank)]
-    one, basis = _OneBlock(part), jnp.zeros((part.shape[1], rank), block.dtype)
+    one, basis = _OneBlock(part), spread.zeros(part.shape[1], rank, block.dtype)
     _, fused = _timed(lambda: fused_pass(one, basis).right)
-    _, gram = _timed(lambda: inner(block, block, double=False))
+    whole = spread.along(block)
+    _, gram = _timed(lambda: inner(whole, whole, double=False))
     return Machine(gradients / block.shape[0], 4 * part.size * rank / fused, 2 * block.size * block.shape[0] / gram)
 
 
@@ -129,16 +131,17 @@ def plans(
     shape: tuple[int, int], machine: Machine, *, rank: int, oversampling: int, passes: int, block_rows: int,
     memory_bytes: int, itemsize: int = 4,
 ) -> list[Plan]:
-    """What each strategy costs for V of `shape`, cheapest first. Counts: see each method's docstring."""
+    """What each strategy costs for V of `shape`, cheapest first. Counts: see each method's docstring. Of `stored` and
+    `stream` each of this process's devices holds its part; what the others hold is counted as if one held it all."""
     n, p = shape
-    width = min(rank + oversampling, n, p)
+    width, devices = min(rank + oversampling, n, p), jax.local_device_count()
     matrix, working = n * p * itemsize, _working(shape, block_rows, itemsize)
     products, inner = 1 / machine.flops, 1 / machine.inner_flops
     gradients, jacobians = n * machine.gradient_seconds, 2 * (PAPER_POWER_ITERATIONS + 1) * (rank + PAPER_OVERSAMPLING)
     sampled = sample_rows(n, width, passes, block_rows)
     likely = min(passes, LIKELY_PASSES - (sampled > 0))
     krylov_flops = likely * 4 * n * p * width + 6 * p * (likely * width) ** 2
-    krylov_bytes = working + (passes + 3) * p * width * itemsize + n * rank * itemsize
+    krylov_bytes = (working + (passes + 3) * p * width * itemsize) / devices + n * rank * itemsize
     krylov_flops64 = likely * 4 * p * width**2 + _eigen_flops(sampled, width)
     krylov_seconds = krylov_flops * products + (sampled**2 * p + _DOUBLE * krylov_flops64) * inner
     gram_flops, gram_flops64 = n**2 * p + 2 * n * p * rank, _eigen_flops(n, rank)
@@ -160,7 +163,7 @@ def plans(
              passes_by_panels * gradients + gram_seconds + 2 * p * rank * itemsize / _DISK),
         Plan("cogram", 2, 2 * n * p * rank + cogram_flops64, working + 8 * p**2 * (3 if dense(p, rank) else 1),
              2 * gradients + cogram_seconds),
-        Plan("stored", 1, krylov_flops, krylov_bytes + matrix, gradients + krylov_seconds),
+        Plan("stored", 1, krylov_flops, krylov_bytes + matrix / devices, gradients + krylov_seconds),
         Plan("stream", likely + sampled / n, krylov_flops, krylov_bytes,
              (likely + sampled / n) * gradients + krylov_seconds),
         Plan("jvp", jacobians, 0.0, working * width + 4 * (n + p) * width * itemsize, jacobians * gradients),

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from nfk.linalg.blas import threads_for
 from nfk.linalg.group import Alone, Group
+from nfk.linalg.spread import parts
 from nfk.linalg.tall import FiledRows, Tall, pieces
 
 
@@ -21,7 +22,7 @@ class Factors(NamedTuple):
     left: Float[np.ndarray, "n k"]
     """U = V W diag(1 / s); of a group, the rows of this process"""
     right: Float[Array, "p k"] | Tall
-    """W, orthonormal columns; where it is too large for the memory, read by rows from a file"""
+    """W, orthonormal columns; read by rows where it is spread over devices, or in a file since no memory holds it"""
     residuals: Float[np.ndarray, " k"]
     """||V^T u_i - s_i w_i|| / s_1 (or ||V w_i - s_i u_i|| / s_1, whichever of the two a method leaves). Two
     bounds follow (Weyl; Kato and Temple): some singular value of V lies within residual * s_1 of s_i, and for a mode
@@ -69,10 +70,15 @@ def numerical_rank(squares: Float[np.ndarray, " r"], eps: float, size: int) -> i
 def with_positive_peaks(
     left: Float[np.ndarray, "n k"], right: Float[Array, "p k"]
 ) -> tuple[Float[np.ndarray, "n k"], Float[Array, "p k"]]:
-    """Signs such that the largest-magnitude entry of each column of W is positive."""
-    peaks = jnp.take_along_axis(right, jnp.argmax(jnp.abs(right), axis=0)[None, :], axis=0)[0]
-    signs = jnp.where(peaks < 0, -1, 1).astype(right.dtype)
-    return left * np.asarray(signs)[None, :], right * signs[None, :]
+    """Signs such that the largest-magnitude entry of each column of W, which may be spread, is positive."""
+    peaks = _peaks(jnp.asarray(np.array([_peaks(part) for part in parts(right)])))
+    signs = np.where(np.asarray(peaks) < 0, -1, 1).astype(right.dtype)
+    return left * signs[None, :], right * jnp.asarray(signs)[None, :]
+
+
+def _peaks(right: Float[Array, "p k"]) -> Float[Array, " k"]:
+    """The first entry of largest magnitude in each column."""
+    return jnp.take_along_axis(right, jnp.argmax(jnp.abs(right), axis=0)[None, :], axis=0)[0]
 
 
 def with_rounding(

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nfk.checkpoint import Checkpoint, Forgetful
+from nfk.linalg import spread
 from nfk.linalg.eigen import leading_eigenpairs
 from nfk.linalg.factors import Factors, RankError, numerical_rank, with_positive_peaks
 from nfk.linalg.orthonormal import inner, pieces, product64
@@ -49,7 +50,7 @@ def gram_matrix(
             seen += stop - start
             if index < done and index >= first + group:
                 continue
-            block = rows.block(index)
+            block = spread.along(rows.block(index))
             if index < first + group:
                 held.append((start, stop, block))
             for held_start, held_stop, other in held:
@@ -79,7 +80,8 @@ def gram_svd(
     right = image / jnp.asarray(lengths, dtype)[None, :]
     residuals = _residuals(image, right, values) + float(jnp.finfo(dtype).eps) * values / values[0]
     left, right = with_positive_peaks(modes.left, right)
-    return Factors(values, left, right, residuals, modes.squared_norm, modes.passes + 1, modes.errors)
+    return Factors(values, left, spread.factor(right, rows.shape[1]), residuals, modes.squared_norm, modes.passes + 1,
+                   modes.errors)
 
 
 class Modes(NamedTuple):

@@ -24,6 +24,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from nfk.checkpoint import Forgetful, RowCheckpoint, RowFile
+from nfk.linalg import spread
 from nfk.linalg.blas import threads_for
 from nfk.linalg.factors import Factors, RankError, numerical_rank, with_positive_peaks
 from nfk.linalg.gram import gram_svd
@@ -65,9 +66,9 @@ def block_krylov(
 
     Cost: at most `passes` passes over the data of 4 n p l flops each, l = rank + oversampling, about
     6 p (passes * l)^2 flops to orthogonalise, and for Q_1 the rows of at most n / 8 examples. Memory: the basis,
-    (passes + 3) p l, and U, n k, beside one block; Y, passes * n * l numbers, goes to files. Returns fewer than `rank`
-    modes where V has no more. A group sums p l numbers a pass. Raises RankError if rank exceeds min(n, p) or V is
-    zero, Interrupted for Ctrl-C once a pass is whole.
+    (passes + 3) p l, spread over the devices there are, and U, n k, beside one block; Y, passes * n * l numbers, goes
+    to files. Returns fewer than `rank` modes where V has no more. A group sums p l numbers a pass. Raises RankError if
+    rank exceeds min(n, p) or V is zero, Interrupted for Ctrl-C once a pass is whole.
     """
     n, p = rows.shape
     if not 1 <= rank <= min(n, p):
@@ -98,7 +99,7 @@ def block_krylov(
         enough = len(found[-1].squares) == rank and bool(np.all(found[-1].residuals <= tolerance))
         if enough or number == passes:
             break
-        following = _next_block(image, outside, basis, jax.random.fold_in(key, number))
+        following = _next_block(image, outside, basis, p, jax.random.fold_in(key, number))
         if following.shape[1] == 0:
             break
         defect = project_out(outside, [following])  # what even Q_{j+1} misses: round-off
@@ -112,21 +113,21 @@ def _pass(
     progress: Progress,
 ) -> tuple[Float[Array, "p r"], float, RowFile]:
     """Pass `number`, made or found whole: Z_j and ||V||_F^2, and Y_j of these rows."""
-    step, name = checkpoint.load(f"krylov-{number}"), f"krylov-pass-{number}"
+    step, name, p = checkpoint.load(f"krylov-{number}"), f"krylov-pass-{number}", rows.shape[1]
     left = checkpoint.rows(name, block.shape[1], block.dtype)
     whole = step is not None and left.checksum(rows.shape[0]) == int(step["crc"][0])
     if all_have(group, whole) and step is not None:
-        kept = step["right"] if group.index == 0 else np.empty(block.shape, block.dtype)
-        return jnp.asarray(from_first(group, kept)), float(step["squared_norm"][0]), left
+        kept = step["right"] if group.index == 0 else np.empty((p, block.shape[1]), block.dtype)
+        return spread.laid(from_first(group, kept)), float(step["squared_norm"][0]), left
     done = fused_pass(rows, block, checkpoint=checkpoint, name=name,
                       label=f"pass {number} of at most {passes}", progress=progress)
     done.left.sync()
-    right = group.total(np.asarray(done.right))
+    right = group.total(spread.whole(done.right, p))
     squared_norm = group.total(np.array([done.squared_norm]))
     checkpoint.save(f"krylov-{number}", {
         "squared_norm": squared_norm, "crc": np.array([done.left.checksum(rows.shape[0])]),
         **({"right": right} if group.index == 0 else {})})
-    return jnp.asarray(right), float(squared_norm[0]), done.left
+    return done.right if group.size == 1 else spread.laid(right), float(squared_norm[0]), done.left
 
 
 def _factors(
@@ -138,8 +139,8 @@ def _factors(
         raise RankError("every row of the matrix is zero: no score differs from the mean score")
     left, right = with_positive_peaks(
         _left(images, rows.shape[0], modes), _right(basis[: len(images)], modes))
-    return Factors(np.sqrt(modes.squares), left, right, modes.residuals, squared_norm, len(images),
-                   _truncation(found))
+    return Factors(np.sqrt(modes.squares), left, spread.factor(right, rows.shape[1]), modes.residuals, squared_norm,
+                   len(images), _truncation(found))
 
 
 def sample_rows(n: int, width: int, passes: int, block_rows: int) -> int:
@@ -155,10 +156,11 @@ def _start(
 ) -> Float[Array, "p l"]:
     """Q_1: right singular directions of `sample_rows` of the rows, in blocks evenly spread, and random ones; process 0
     makes it for all of a group."""
+    p = rows.shape[1]
     if group.index > 0:
-        return jnp.asarray(from_first(group, np.empty((rows.shape[1], width), dtype)))
+        return spread.laid(from_first(group, np.empty((p, width), dtype)))
     start = _made_start(rows, width, passes, key, dtype, checkpoint, progress)
-    return start if group.size == 1 else jnp.asarray(from_first(group, np.asarray(start)))
+    return start if group.size == 1 else spread.laid(from_first(group, spread.whole(start, p)))
 
 
 def _made_start(
@@ -166,34 +168,35 @@ def _made_start(
     progress: Progress,
 ) -> Float[Array, "p l"]:
     if (kept := checkpoint.load("krylov-start")) is not None:
-        return jnp.asarray(kept["start"])
-    n, p = rows.shape
-    known = jnp.zeros((p, 0), dtype)
+        return spread.laid(kept["start"])
+    (n, p), chance = rows.shape, width
+    known: list[Float[Array, "q _"]] = []
     if (sampled := sample_rows(n, width, passes, rows.block_rows)) > 0:
-        spread = np.linspace(0, block_count(rows) - 1, sampled // rows.block_rows).astype(int)
+        chosen = np.linspace(0, block_count(rows) - 1, sampled // rows.block_rows).astype(int)
         with suppress(RankError):  # the sample's rows are all zero
-            sample = gram_svd(StoredRows(rows, spread.tolist()), rank=width - _RANDOM, progress=progress)
-            known = jnp.asarray(sample.right)
-    chance = jax.random.normal(key, (p, width - known.shape[1]), dtype)
-    chance = orthonormalise(project_out(chance, [known]), [known], noise=0.0, most=width)
-    start = jnp.concatenate([known, chance], axis=1)
+            sample = gram_svd(StoredRows(rows, chosen.tolist()), rank=width - _RANDOM, progress=progress)
+            known = [spread.laid(sample.right)]
+            chance -= sample.right.shape[1]
+    drawn = project_out(spread.normal(key, p, chance, dtype), known)
+    start = jnp.concatenate([*known, orthonormalise(drawn, known, noise=0.0, most=width)], axis=1)
     # kept whatever it is: with another limit on passes, later, another sample would be taken
-    checkpoint.save("krylov-start", {"start": np.asarray(start)})
+    checkpoint.save("krylov-start", {"start": spread.whole(start, p)})
     return start
 
 
 def _next_block(
-    image: Float[Array, "p r"], outside: Float[Array, "p r"], basis: list[Float[Array, "p _"]], key: Key[Array, ""]
-) -> Float[Array, "p t"]:
+    image: Float[Array, "q r"], outside: Float[Array, "q r"], basis: list[Float[Array, "q _"]], p: int,
+    key: Key[Array, ""],
+) -> Float[Array, "q t"]:
     """Q_{j+1}, orthonormal against [Q_1 ... Q_j], from Z_j and the part of it outside their span."""
     # each column of Z carries absolute errors of some eps times the longest
     noise = 4 * float(jnp.finfo(image.dtype).eps) * float(jnp.max(jnp.linalg.norm(image, axis=0)))
-    room = min(basis[0].shape[1], basis[0].shape[0] - sum(part.shape[1] for part in basis))
+    room = min(basis[0].shape[1], p - sum(part.shape[1] for part in basis))
     following = orthonormalise(outside, basis, noise=noise, most=room)
     if (lost := room - following.shape[1]) > 0:
         # one huge mode hides the others below its round-off; it is in the basis now, so fresh random
         # directions, orthogonal to it, see them
-        fresh = project_out(jax.random.normal(key, (basis[0].shape[0], lost), following.dtype), [*basis, following])
+        fresh = project_out(spread.normal(key, p, lost, following.dtype), [*basis, following])
         fresh = orthonormalise(fresh, [*basis, following], noise=0.0, most=lost)
         following = jnp.concatenate([following, fresh], axis=1)
     return following
@@ -285,7 +288,7 @@ def _left(images: list[RowFile], n: int, modes: _Modes) -> Float[np.ndarray, "n 
 
 def _right(basis: list[Float[Array, "p _"]], modes: _Modes) -> Float[Array, "p k"]:
     """W = [Q_1 Q_2 ...] X."""
-    start, right = 0, jnp.zeros((basis[0].shape[0], modes.coordinates.shape[1]), basis[0].dtype)
+    start, right = 0, jnp.zeros((), basis[0].dtype)
     for part in basis:
         turn = jnp.asarray(modes.coordinates[start : start + part.shape[1]], part.dtype)
         right = right + jnp.matmul(part, turn, precision="highest")

@@ -1,4 +1,5 @@
-"""Orthonormal columns for tall matrices, by products only: one r x r eigenproblem instead of a tall QR.
+"""Orthonormal columns for tall matrices, by products only: one r x r eigenproblem instead of a tall QR. Where they are
+spread over devices (`nfk.linalg.spread`), each makes its part of the r x r products, which are summed on the host.
 
 SVQB (Stathopoulos and Wu, SIAM J. Sci. Comput. 23, 2002): with G = R^T R = E diag(d) E^T in float64,
 Q = R E diag(d)^(-1/2). Unlike Cholesky it meets rank deficiency by dropping directions, not by failing. Done
@@ -7,8 +8,8 @@ twice, it is orthonormal to round-off (as CholeskyQR2 is).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nfk.linalg.blas import threads_for
+from nfk.linalg.spread import parts
 
 _ROWS, _BUFFER, _PIECE, _LONG = 1 << 12, 1 << 12, 1 << 10, 1 << 18
 
@@ -32,17 +34,16 @@ def product64(a: Float[Array, "p i"], b: Float[Array, "p j"]) -> Float[np.ndarra
     The small lengths in a Gram matrix of float32 columns are lost below sqrt(eps) of the longest when its
     products are summed in float32; here they are good down to the columns' own round-off.
     """
-    total = np.zeros((a.shape[1], b.shape[1]))
-    if jax.default_backend() == "cpu":
-        sides = [np.asarray(columns) for columns in ((a,) if a is b else (a, b))]
-        with threads_for(2 * a.shape[0] * total.size):
-            for start in range(0, a.shape[0], _ROWS):
-                parts = [columns[start : start + _ROWS].astype(np.float64) for columns in sides]
-                total += parts[0].T @ parts[-1]  # of one array with itself half the work
-        return total
-    with jax.enable_x64(True):
-        for start in range(0, a.shape[0], _LONG):
-            total += np.asarray(_product64(a[start : start + _LONG], b[start : start + _LONG]))
+    if jax.default_backend() != "cpu":
+        with jax.enable_x64(True):
+            return _summed(_product64, a, b)
+    total, same = np.zeros((a.shape[1], b.shape[1])), a is b
+    with threads_for(2 * a.shape[0] * total.size):
+        for pair in zip(parts(a), parts(b), strict=True):
+            sides = [np.asarray(columns) for columns in (pair[:1] if same else pair)]
+            for start in range(0, len(sides[0]), _ROWS):
+                wide = [columns[start : start + _ROWS].astype(np.float64) for columns in sides]
+                total += wide[0].T @ wide[-1]  # of one array with itself half the work
     return total
 
 
@@ -52,9 +53,15 @@ def inner(a: Float[Array, "b p"], b: Float[Array, "c p"], *, double: bool = True
     In float64 as `product64`; or, not `double`, products of 1,024 columns at a time in the rows' precision, summed in
     float64: several times as quick for float32, each entry's error then some 2 eps |a| |b| / sqrt(p / 1024) at most.
     """
+    sides = zip(parts(a, 1), parts(b, 1), strict=True)
     if not double or jax.default_backend() != "cpu" or a.dtype == jnp.float64:
         with jax.enable_x64(True):
-            return np.asarray(_inner(a, b, jnp.float64 if double else a.dtype))
+            begun = [_inner(left, right, jnp.float64 if double else a.dtype) for left, right in sides]
+        return reduce(np.add, map(np.asarray, begun))
+    return reduce(np.add, (_blas_inner(*pair) for pair in sides))
+
+
+def _blas_inner(a: Float[Array, "b p"], b: Float[Array, "c p"]) -> Float[np.ndarray, "b c"]:
     # by BLAS, twice as quick as XLA in float64 on a CPU, on pieces converted in buffers that stay in cache: to convert
     # whole blocks took longer than to multiply them
     total = np.zeros((a.shape[0], b.shape[0]))
@@ -62,10 +69,10 @@ def inner(a: Float[Array, "b p"], b: Float[Array, "c p"], *, double: bool = True
     buffers = [np.empty((len(rows), _BUFFER)) for rows in sides]
     with threads_for(2 * a.shape[1] * total.size):
         for start in range(0, a.shape[1], _BUFFER):
-            parts = [buffer[:, : a.shape[1] - start] for buffer in buffers]
-            for part, rows in zip(parts, sides, strict=True):
+            wide = [buffer[:, : a.shape[1] - start] for buffer in buffers]
+            for part, rows in zip(wide, sides, strict=True):
                 np.copyto(part, rows[:, start : start + _BUFFER])
-            total += parts[0] @ parts[-1].T
+            total += wide[0] @ wide[-1].T
     return total
 
 
@@ -91,11 +98,23 @@ def _product64(a: Float[Array, "p i"], b: Float[Array, "p j"]) -> Float[Array, "
 def project_out(block: Float[Array, "p r"], basis: Sequence[Float[Array, "p _"]]) -> Float[Array, "p r"]:
     """(I - Q Q^T) R for orthonormal Q = [Q_1 Q_2 ...], to R's round-off: 4 p q r flops in its precision."""
     for part in basis:
-        inside = np.zeros((part.shape[1], block.shape[1]))
-        for start in range(0, len(part), _LONG):
-            inside += np.asarray(_product(part[start : start + _LONG], block[start : start + _LONG]))
-        block = _less(block, part, jnp.asarray(inside, block.dtype))
+        block = _less(block, part, jnp.asarray(_summed(_product, part, block), block.dtype))
     return block
+
+
+def _summed(
+    product: Callable[[Array, Array], Array], a: Float[Array, "p i"], b: Float[Array, "p j"]
+) -> Float[np.ndarray, "i j"]:
+    """`product` of a's and b's rows by groups, all devices at work on their own, summed in float64 on the host."""
+    total = np.zeros((a.shape[1], b.shape[1]))
+    if total.size == 0:  # what has no columns is spread over nothing
+        return total
+    sides = list(zip(parts(a), parts(b), strict=True))
+    for start in range(0, len(sides[0][0]), _LONG):
+        begun = [product(left[start : start + _LONG], right[start : start + _LONG]) for left, right in sides]
+        for made in begun:
+            total += np.asarray(made)
+    return total
 
 
 @jax.jit

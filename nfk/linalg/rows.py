@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nfk.checkpoint import Checkpoint, Forgetful, RowCheckpoint, RowFile
+from nfk.linalg import spread
 
 Progress = Callable[[int, int, str], None]
 """Called with (rows done, rows in all, what)."""
@@ -111,7 +112,7 @@ class Pass(NamedTuple):
     left: RowFile
     """Y = V Q, n x r"""
     right: Float[Array, "p r"]
-    """Z = V^T Y = V^T V Q"""
+    """Z = V^T Y = V^T V Q, spread like Q (`nfk.linalg.spread`)"""
     squared_norm: float
     """||V||_F^2, row norms in V's precision, their sum in float64"""
 
@@ -127,18 +128,19 @@ def fused_pass(
 ) -> Pass:
     """Y = V Q and Z = V^T Y, each row of V computed once.
 
-    Cost: one pass (one gradient per example) and 4 n p r flops. Memory: one block (b p), basis and Z (2 p r); Y
-    goes to a file. With a checkpoint, an interrupted pass goes on after the last save and ends on the same bits.
+    Cost: one pass (one gradient per example) and 4 n p r flops. Memory: one block (b p), basis and Z (2 p r), spread
+    over the devices there are; Y goes to a file. With a checkpoint, an interrupted pass goes on after the last save and
+    ends on the same bits.
     """
     checkpoint = Forgetful() if checkpoint is None else checkpoint
     count, (n, p) = basis.shape[1], rows.shape
     left = checkpoint.rows(name, count, basis.dtype)
-    right = jnp.zeros((p, count), basis.dtype)
+    right = spread.zeros(p, count, basis.dtype)
     squared, first = 0.0, 0
     kept = checkpoint.load(name)
     if kept is not None and left.checksum(block_bounds(rows, int(kept["blocks"][0]))[0]) == int(kept["crc"][0]):
         first, squared = int(kept["blocks"][0]), float(kept["squared_norm"][0])
-        right = jnp.asarray(kept["right"])
+        right = spread.laid(kept["right"])
     for index in range(first, block_count(rows)):
         start, stop = block_bounds(rows, index)
         block_left, right, norms = _accumulate(rows.block(index), basis, right)
@@ -148,16 +150,17 @@ def fused_pass(
         if checkpoint.due():
             left.sync()
             checkpoint.save(name, {"blocks": np.array([index + 1]), "squared_norm": np.array([squared]),
-                                   "crc": np.array([left.checksum(stop)]), "right": np.asarray(right)})
+                                   "crc": np.array([left.checksum(stop)]), "right": spread.whole(right, p)})
     return Pass(left, right, squared)
 
 
 @jax.jit
 def _accumulate(
-    block: Float[Array, "b p"], basis: Float[Array, "p r"], right: Float[Array, "p r"]
-) -> tuple[Float[Array, "b r"], Float[Array, "p r"], Float[Array, " b"]]:
+    block: Float[Array, "b p"], basis: Float[Array, "q r"], right: Float[Array, "q r"]
+) -> tuple[Float[Array, "b r"], Float[Array, "q r"], Float[Array, " b"]]:
+    block = spread.along(block)
     left = jnp.matmul(block, basis, precision="highest")
-    right = right + jnp.matmul(block.T, left, precision="highest")
+    right = spread.by_rows(right + jnp.matmul(block.T, left, precision="highest"))
     return left, right, jnp.einsum("bp,bp->b", block, block, precision="highest")
 
 
@@ -188,8 +191,8 @@ def _image(block: Float[Array, "b p"], right: Float[Array, "p k"]) -> Float[Arra
 def adjoint_pass(
     rows: RowBlocks, left: Float[np.ndarray, "n r"], *, label: str = "pass", progress: Progress = silent
 ) -> Float[Array, "p r"]:
-    """V^T Y: one pass and 2 n p r flops."""
-    right = jnp.zeros((rows.shape[1], left.shape[1]), left.dtype)
+    """V^T Y, spread over the devices there are (`nfk.linalg.spread`): one pass and 2 n p r flops."""
+    right = spread.zeros(rows.shape[1], left.shape[1], left.dtype)
     for index in range(block_count(rows)):
         start, stop = block_bounds(rows, index)
         right = _adjoint(rows.block(index), jnp.asarray(left[start:stop]), right)
@@ -199,6 +202,6 @@ def adjoint_pass(
 
 @jax.jit
 def _adjoint(
-    block: Float[Array, "b p"], left: Float[Array, "b r"], right: Float[Array, "p r"]
-) -> Float[Array, "p r"]:
-    return right + jnp.matmul(block.T, left, precision="highest")
+    block: Float[Array, "b p"], left: Float[Array, "b r"], right: Float[Array, "q r"]
+) -> Float[Array, "q r"]:
+    return spread.by_rows(right + jnp.matmul(spread.along(block).T, left, precision="highest"))

@@ -1,4 +1,4 @@
-"""Matrices that need not be in memory: a tall one read by rows, a few long rows read by columns."""
+"""Matrices that need not be in one memory: a tall one read by rows, a few long rows read by columns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PIECE = 1 << 16
 
 @runtime_checkable
 class Tall(Protocol):
-    """p x k numbers read by rows, right[start:stop]: an array in memory, one of Zarr, or a `FiledFactor`."""
+    """p x k numbers read by rows, right[start:stop]: an array in memory, one of Zarr, or a `ReadByRows`."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -35,11 +35,28 @@ def pieces(tall: Tall, rows: int = _PIECE) -> Iterator[tuple[int, Float[np.ndarr
         yield start, np.asarray(whole[start : min(start + rows, tall.shape[0])])
 
 
-class FiledFactor:
-    """W = image * signs / lengths, p x k, its image in a file: what is read is scaled as it comes.
+class ReadByRows:
+    """W read by rows, factor[start:stop]; np.asarray(factor) reads it whole."""
 
-    np.asarray(factor) reads it whole.
-    """
+    shape: tuple[int, int]
+    dtype: np.dtype
+
+    def _read(self, start: int, stop: int) -> Float[np.ndarray, "_ k"]:
+        raise NotImplementedError
+
+    def __getitem__(self, rows: slice) -> Float[np.ndarray, "_ k"]:
+        start, stop, step = rows.indices(self.shape[0])
+        if step != 1:
+            raise IndexError(f"a step of {step}: rows of a factor in parts are read one after the other; leave it out")
+        return self._read(start, max(start, stop))
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        del copy  # it is always one
+        return np.asarray(self[:], dtype)
+
+
+class FiledFactor(ReadByRows):
+    """W = image * signs / lengths, p x k, its image in a file: what is read is scaled as it comes."""
 
     def __init__(self, image: RowFile, rows: int, lengths: Float[np.ndarray, " k"], signs: Float[np.ndarray, " k"]
                  ) -> None:
@@ -47,17 +64,10 @@ class FiledFactor:
         self._image = image
         self._lengths, self._signs = lengths.astype(self.dtype), signs.astype(self.dtype)
 
-    def __getitem__(self, rows: slice) -> Float[np.ndarray, "q k"]:
-        start, stop, step = rows.indices(self.shape[0])
-        if step != 1:
-            raise IndexError(f"a step of {step}: rows of a factor in a file are read one after the other; leave it out")
-        part = self._image.read(start, max(start, stop)) / self._lengths[None, :]
+    def _read(self, start: int, stop: int) -> Float[np.ndarray, "_ k"]:
+        part = self._image.read(start, stop) / self._lengths[None, :]
         part *= self._signs[None, :]
         return part
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        del copy  # it is always one
-        return np.asarray(self[:], dtype)
 
 
 class FiledRows:

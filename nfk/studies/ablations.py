@@ -31,6 +31,7 @@ from nfk.fisher.parameters import parameter_index
 from nfk.fisher.scores import LogDensity, Scores
 from nfk.fisher.statistics import FisherStatistics, block_moments, fisher_statistics
 from nfk.fisher.vectors import FisherVectors
+from nfk.linalg import spread
 from nfk.linalg.eigen import leading_eigenpairs
 from nfk.linalg.gram import gram_matrix
 from nfk.linalg.krylov import block_krylov
@@ -84,7 +85,7 @@ def run(material: Material, params: AblationsParams, report: Report) -> Findings
     rivals = _rivals(material, gradients, rank)
     probed = evaluate_all([*(kept.features for kept in found.values()), *rivals], labels, material.evaluate,
                           material.seed, progress=report)
-    numbers = {
+    numbers: dict[str, Any] = {
         "rank": rank, "parameters": material.scores.size, "left_out": left_out,
         "variants": {name: {"group": groups[name], "explained_variance": kept.explained, **_record(probed[name]),
                             **_against(probed, name)} for name, kept in found.items()},
@@ -271,7 +272,8 @@ def embed(rows: list[RowBlocks], rank: int) -> Embedded:
                              tolerance=_TOLERANCE)
         squares, left = modes.singular_values, modes.left
     values = np.sqrt(np.maximum(squares, np.finfo(np.float32).eps * squares[0]))
-    right = adjoint_pass(train, left.astype(np.float32)) / jnp.asarray(values, jnp.float32)[None, :]
+    image = spread.whole(adjoint_pass(train, left.astype(np.float32)), train.shape[1])
+    right = jnp.asarray(image / values.astype(np.float32)[None, :])
     splits = [image_pass(each, right) for each in (train, *rows[1:])]
     return Embedded(splits, float(np.sum(values**2) / np.trace(gram)), values)
 
