@@ -392,6 +392,8 @@ def serve(
     body_mib: Annotated[float, typer.Option(min=0.001, max=1024, help="largest body; a larger one is refused (413)")
                         ] = 16.0,
     block: Annotated[int, typer.Option(min=1, max=4096, help="images embedded at once, a power of two")] = 32,
+    memory_gib: Annotated[float, typer.Option(min=0.0, help="for the right factor; one that does not fit it twice is "
+                                              "read from disk by parts, for every block anew")] = 4.0,
     drain_seconds: Annotated[float, typer.Option(min=1, help="time to finish what is queued at the end")] = 30.0,
 ) -> None:
     """Serve a registered embedder over HTTP: images in, vectors out.
@@ -407,7 +409,7 @@ def serve(
     limit = int(body_mib * 2**20)
     run_service(embedder, Options(
         host=host, port=port, index=index, token_file=token_file, block=block, drain_seconds=drain_seconds,
-        limits=Limits(body=limit, inside=queue, memory=16 * limit)))
+        memory_gib=memory_gib, limits=Limits(body=limit, inside=queue, memory=16 * limit)))
 
 
 @app.command()

@@ -21,15 +21,19 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nfk import durable, store
-from nfk.fisher.embedding import embed, scale
+from nfk.devices import everywhere
+from nfk.fisher.embedding import embed, held_or_read, scale
 from nfk.fisher.scores import Scores
 from nfk.fisher.statistics import FisherStatistics
 from nfk.fisher.theta import choose
 from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.rows import Progress, silent
+from nfk.linalg.tall import Tall
 from nfk.models import checkpoint
 
 MODEL, FACTORS = "model", "embedder.zarr"
+MEMORY_GIB = 4.0
+"""Unless told otherwise"""
 
 
 class EmbedderError(ValueError):
@@ -68,21 +72,28 @@ class Embedder:
     image_shape: tuple[int, int, int]
     scores: Scores
     statistics: FisherStatistics
-    right: Float[Array, "p k"]
+    right: Float[Array, "p k"] | Tall
+    """in memory, or read by rows from the folder"""
+    memory_bytes: int
     singular_values: Float[np.ndarray, " k"]
     settings: Mapping[str, Any]
     inputs: Mapping[str, str]
     """digests of data, model, statistics and factors it was made from"""
 
     @classmethod
-    def load(cls, folder: Path | str) -> Embedder:
-        """What `write` wrote; every byte is held against its digest. StoreError or ModelError otherwise."""
+    def load(cls, folder: Path | str, memory_gib: float = MEMORY_GIB) -> Embedder:
+        """What `write` wrote; every byte is held against its digest. StoreError or ModelError otherwise.
+
+        A right factor that does not fit `memory_gib` twice stays in the folder, and is read anew for each group of
+        images whose rows fit it."""
         folder = Path(folder)
         model, found = checkpoint.load(folder / MODEL), store.read(folder / FACTORS)
         theta = choose(model.log_density, model.params, **found.attributes["theta"])
-        return cls(model.image_shape, Scores(theta.log_density, theta.params),
-                   FisherStatistics(found["mean_score"][:], found["diagonal"][:], 0),
-                   jnp.asarray(found["right"][:]), found["singular_values"][:], found.attributes, found.inputs)
+        scores, memory_bytes = Scores(theta.log_density, theta.params), int(memory_gib * 2**30)
+        right = held_or_read(found["right"], memory_bytes)
+        return cls(model.image_shape, scores, FisherStatistics(found["mean_score"][:], found["diagonal"][:], 0),
+                   everywhere(scores.mesh, right) if isinstance(right, jax.Array) else right, memory_bytes,
+                   found["singular_values"][:], found.attributes, found.inputs)
 
     @property
     def rank(self) -> int:
@@ -101,11 +112,14 @@ class Embedder:
         images = self.checked(images)
         vectors = FisherVectors(self.scores, images, self.statistics, damping=self.settings["damping"],
                                 block_rows=block)
-        return self._scaled(embed(vectors, self.right, progress=progress))
+        store.check_unchanged(self.right)
+        return self._scaled(embed(vectors, self.right, memory_bytes=self.memory_bytes, progress=progress))
 
     def at_once(self, images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n k"]:
         """The same of a few images in one block, with all that does not depend on them made before: what a server
         calls. ScoreError names an image whose score is not finite, by its place."""
+        if not isinstance(self.right, jax.Array):
+            return self(images, block=max(1, len(images)))
         images = self.checked(images)
         return self._scaled(np.asarray(self.scores.image(images, *self._whitening, self.right)))
 

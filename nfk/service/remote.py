@@ -80,7 +80,7 @@ def _gone() -> Answer:
 
 
 @contextmanager
-def started(reference: str, index: str | None, block: int) -> Iterator[Remote]:
+def started(reference: str, index: str | None, block: int, memory_gib: float) -> Iterator[Remote]:
     """The process, with the embedder loaded and compiled; WorkerError where that fails, with its own words. It is ended
     with the block, and by itself if this process is killed."""
     ours, theirs = socket.socketpair()
@@ -91,7 +91,8 @@ def started(reference: str, index: str | None, block: int) -> Iterator[Remote]:
         theirs.close()
         loaded = False
         try:
-            ours.sendall(frames.packed({"reference": reference, "index": index, "block": block}))
+            ours.sendall(frames.packed({"reference": reference, "index": index, "block": block,
+                                        "memory_gib": memory_gib}))
             with ours.makefile("rb") as stream:
                 first = frames.read(stream)
             if first is None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import uvicorn
 
+from nfk.embedder import MEMORY_GIB
 from nfk.progress import told
 from nfk.service.application import application
 from nfk.service.gate import Gate, Limits
@@ -39,6 +40,8 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     block: int = 32
     """images embedded at once"""
+    memory_gib: float = MEMORY_GIB
+    """for the right factor; one that does not fit it twice is read by parts for every block"""
     drain_seconds: float = 30.0
     """in which what is queued is finished at the end"""
 
@@ -51,7 +54,7 @@ def serve(reference: str, options: Options) -> None:
     if block < 1 or block & (block - 1):
         raise ServeError(f"--block {block}: must be a power of two, such as {1 << max(0, block.bit_length() - 1)}")
     with _bound(options.host, options.port) as listening, started(
-            reference, None if index is None else str(index), block) as remote:
+            reference, None if index is None else str(index), block, options.memory_gib) as remote:
         app = application(remote, options.limits, token=token,
                           hosts=("localhost", "127.0.0.1", "[::1]", options.host))
         shown = f"[{options.host}]" if ":" in options.host else options.host

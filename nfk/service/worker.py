@@ -125,7 +125,7 @@ def main() -> None:
         if asked is None:
             return
         try:
-            with opened(None, asked.head["reference"]) as found:
+            with opened(None, asked.head["reference"], asked.head["memory_gib"]) as found:
                 at = asked.head["index"]
                 index = None if at is None else neighbours.read(Path(at), found.embedder)
                 _warm(found, asked.head["block"])

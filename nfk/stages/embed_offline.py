@@ -28,7 +28,7 @@ def run(params: Params, reference: str, images: Path, to: Path, *, resize: bool 
     """
     if to.suffix not in _FORMATS:
         raise DataError(f"--to {to}: must end in {' or '.join(_FORMATS)}")
-    with opened(params, reference) as found:
+    with opened(params, reference, params.svd.memory_gib) as found:
         embedder, name = found.embedder, found.reference
         height, width, channels = embedder.image_shape
         own = Wanted((height, width), "grey" if channels == 1 else "colour")

@@ -38,18 +38,21 @@ class Opened(NamedTuple):
 
 
 @contextmanager
-def opened(params: Params | None, reference: str) -> Iterator[Opened]:
+def opened(
+    params: Params | None, reference: str, memory_gib: float = embedder.MEMORY_GIB
+) -> Iterator[Opened]:
     """The embedder that NAME@ALIAS or NAME/VERSION names, or the one in a local folder that `nfk.embedder.write` made.
 
-    params: None: those of params.yaml, read where the registry is asked.
+    params: None: those of params.yaml, read where the registry is asked. memory_gib: as `Embedder.load` has it.
 
     RegistryError where one byte of its files, or of the module its network comes from, is not what was registered, or
     where nothing was recorded; ModelError and StoreError where a folder does not agree with itself. What was fetched
-    stays until the block ends, since a user's module may import more of itself later. Reads its bytes twice.
+    stays until the block ends, since a right factor may be read by parts, and a user's module may import more of
+    itself, later. Reads its bytes twice.
     """
     folder = Path(reference)
     if (folder / embedder.FACTORS).is_dir():
-        found = Embedder.load(folder)
+        found = Embedder.load(folder, memory_gib)
         yield Opened(found, folder.resolve().name, "local", embedder.digest(folder),
                      {f"digest.{name}": digest for name, digest in found.inputs.items()})
         return
@@ -64,7 +67,7 @@ def opened(params: Params | None, reference: str) -> Iterator[Opened]:
         check(entry, files, bundle / "code")
         if any(name.startswith(_CODE) for name in entry.tags):
             sys.path.append(str(bundle / "code"))  # a network of a user's own is found there, if not here
-        yield Opened(Embedder.load(files), entry.name, entry.version, entry.tags[_FILES], entry.tags)
+        yield Opened(Embedder.load(files, memory_gib), entry.name, entry.version, entry.tags[_FILES], entry.tags)
 
 
 def code_tags(code: tuple[Path, ...]) -> dict[str, str]:

@@ -32,7 +32,8 @@ def run(params: Params, name: str) -> Outcome:
 
     material = Material(
         images=data, model=net.model, scores=net.scores, statistics=statistics, damping=factors.attributes["damping"],
-        modes=KeptModes(factors["singular_values"][:], factors["left"][:], factors["right"][:]),
+        modes=KeptModes(factors["singular_values"][:], factors["left"][:], factors["right"]),
+        memory_bytes=int(params.svd.memory_gib * 2**30),
         embeddings={split: np.asarray(embeddings[split][:]) for split in images.SPLITS}, labelled=params.labelled,
         block=params.statistics.block, evaluate=params.evaluate, seed=params.seed, representations=compared,
         checkpoint=scratch)

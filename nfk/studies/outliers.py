@@ -32,8 +32,10 @@ from nfk.evaluation.activations import hidden_layers
 from nfk.evaluation.auroc import auroc
 from nfk.evaluation.figures.bars import ranked_bars
 from nfk.evaluation.knn import METRICS
+from nfk.fisher.embedding import embed, held_or_read
 from nfk.fisher.vectors import FisherVectors
-from nfk.linalg.rows import RowBlocks, block_bounds, block_count
+from nfk.linalg.rows import KeptRows, RowBlocks, block_bounds
+from nfk.linalg.tall import Tall
 from nfk.studies.study import Findings, Material, Report, Table
 from nfk.study_params import OutliersParams
 
@@ -102,7 +104,7 @@ def _scores(
     sets = [images.examples("test"), pixels.astype(np.float32) / np.float32(255)]
     vectors = [FisherVectors(material.scores, each, material.statistics, damping=material.damping,
                              block_rows=material.block) for each in sets]
-    inside, outside = (projected(rows, material.modes.right, report, what) for rows, what in
+    inside, outside = (projected(rows, material.modes.right, report, what, material.memory_bytes) for rows, what in
                        zip(vectors, ("test images", "outliers"), strict=True))
     yield "nfk residual", inside.residual, outside.residual
     yield "nfk residual, share of length", *(each.residual / each.squared_norm for each in (inside, outside))
@@ -138,23 +140,28 @@ class Projected(NamedTuple):
         return np.maximum(self.squared_norm - np.sum(self.embedding.astype(np.float64) ** 2, axis=1), 0)
 
 
-def projected(rows: RowBlocks, right: Float[np.ndarray, "p k"], report: Report, what: str) -> Projected:
-    """W^T V_x and |V_x|^2 of each row. Cost: one pass. Memory: one block."""
-    embedding, squared = np.empty((rows.shape[0], right.shape[1]), np.float32), np.empty(rows.shape[0])
-    kept = jnp.asarray(right)
-    for index in range(block_count(rows)):
-        start, stop = block_bounds(rows, index)
-        image, norms = _projected(rows.block(index), kept)
-        embedding[start:stop], squared[start:stop] = image, norms
-        report(stop, rows.shape[0], f"Fisher vectors, {what}")
-    return Projected(embedding, squared)
+def projected(
+    rows: RowBlocks, right: Tall, report: Report, what: str, memory_bytes: int = 4 * 2**30
+) -> Projected:
+    """W^T V_x and |V_x|^2 of each row. Cost: one pass. Memory: that of `nfk.fisher.embedding.embed`."""
+    measured = _Measured(rows)
+    embedding = embed(measured, held_or_read(right, memory_bytes), memory_bytes=memory_bytes,
+                      progress=lambda done, total, _: report(done, total, f"Fisher vectors, {what}"))
+    return Projected(embedding, measured.squared_norm)
 
 
-@jax.jit
-def _projected(
-    block: Float[Array, "b p"], right: Float[Array, "p k"]
-) -> tuple[Float[Array, "b k"], Float[Array, " b"]]:
-    return (jnp.matmul(block, right, precision="highest"), jnp.einsum("bp,bp->b", block, block, precision="highest"))
+class _Measured(KeptRows):
+    """Rows, and |V_x|^2 of those that were asked for."""
+
+    def __init__(self, rows: RowBlocks) -> None:
+        self.shape, self.block_rows = rows.shape, rows.block_rows
+        self.squared_norm = np.empty(rows.shape[0])
+        self._rows = rows
+
+    def block(self, index: int) -> Float[Array, "b p"]:
+        block = self._rows.block(index)
+        self.squared_norm[slice(*block_bounds(self, index))] = jnp.einsum("bp,bp->b", block, block, precision="highest")
+        return block
 
 
 def _potential(material: Material, examples: Any) -> Scores:

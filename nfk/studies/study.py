@@ -14,6 +14,7 @@ from nfk.checkpoint import Checkpoint
 from nfk.evaluation.features import Features
 from nfk.fisher.scores import Scores
 from nfk.fisher.statistics import FisherStatistics
+from nfk.linalg.tall import Tall
 from nfk.models.protocol import TrainedModel
 from nfk.params import EvaluateParams
 
@@ -44,7 +45,8 @@ class KeptModes(NamedTuple):
 
     singular_values: Float[np.ndarray, " k"]
     left: Float[np.ndarray, "n k"]
-    right: Float[np.ndarray, "p k"]
+    right: Tall
+    """(p, k), read by rows"""
 
 
 class Material(NamedTuple):
@@ -55,6 +57,8 @@ class Material(NamedTuple):
     scores: Scores
     statistics: FisherStatistics
     damping: float
+    memory_bytes: int
+    """for the right factor and the rows it meets"""
     modes: KeptModes
     embeddings: dict[str, Float32[np.ndarray, "_ k"]]
     """by split; of the training split as many rows as were embedded"""

@@ -86,9 +86,9 @@ def material(images: dict, labels: dict, rank: int, model=None) -> Material:
 
     return Material(
         images=held, model=model, scores=scores, statistics=identity_statistics(scores.size), damping=0.0,
-        modes=KeptModes(values[:rank], left[:, :rank], right), embeddings=embeddings, labelled=len(images["train"]),
-        block=16, evaluate=EvaluateParams(labels=(), neighbours=(1,), strengths=(0.01, 0.1)), seed=0,
-        representations=compared, checkpoint=Forgetful())
+        memory_bytes=1 << 30, modes=KeptModes(values[:rank], left[:, :rank], right), embeddings=embeddings,
+        labelled=len(images["train"]), block=16, seed=0, representations=compared,
+        evaluate=EvaluateParams(labels=(), neighbours=(1,), strengths=(0.01, 0.1)), checkpoint=Forgetful())
 
 
 def silent(done, total, what):
