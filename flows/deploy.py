@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 DEPLOYMENTS = Path("infra/prefect.yaml")
-_FLOWS = {"refresh": "nfk-refresh", "pipeline": "nfk-pipeline", "sweep": "nfk-sweep"}
+_FLOWS = {"refresh": "nfk-refresh", "pipeline": "nfk-pipeline", "sweep": "nfk-sweep", "hosts": "nfk-hosts"}
 
 
 class DeployError(ValueError):
@@ -32,8 +32,8 @@ def deploy(name: str, *, every: float | None = None, cron: str | None = None) ->
         raise DeployError(f"--every {every:g} must be at least 1 second")
     flow = _FLOWS.get(name.partition("-")[0])
     if flow is None:
-        raise DeployError(f"no deployment {name!r} in {DEPLOYMENTS}; they are called refresh..., pipeline... or "
-                          "sweep...")
+        raise DeployError(f"no deployment {name!r} in {DEPLOYMENTS}; they are called refresh..., pipeline..., "
+                          "sweep... or hosts...")
     full = f"{flow}/{name}"
     _prefect("deployment", "schedule", "clear", "--accept-yes", full, check=False)  # not there yet the first time
     _prefect("deploy", "--prefect-file", str(DEPLOYMENTS), "--name", name)

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # One stage by four processes, a GPU each, on a folder that all nodes share: sbatch infra/hosts/slurm.sh svd gan
+# With more of --gpus-per-task a process's GPUs share its images and hold a part of the right factor each.
 # The job is put back in the queue when a node fails, and goes on from the last saved blocks.
 #SBATCH --job-name=nfk
 #SBATCH --ntasks=4

@@ -51,7 +51,7 @@ def test_a_variable_that_is_no_number_is_refused():
 
 
 def test_the_job_sets_what_the_code_reads():
-    service, job = YAML(typ="safe").load_all(INFRA / "job.yaml")
+    service, job = (YAML(typ="safe").load(INFRA / name) for name in ("service.yaml", "job.yaml"))
     spec, pod = job["spec"], job["spec"]["template"]["spec"]
     variables = {entry["name"]: entry["value"] for entry in pod["containers"][0]["env"]}
     found = place({**variables, hosts.INDEXED_JOB: "2"})
