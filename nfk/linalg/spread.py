@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from nfk.devices import DEVICES, local_mesh
@@ -88,13 +88,16 @@ def by_rows(tall: Float[Array, "q r"]) -> Float[Array, "q r"]:
     return tall if mesh is None else lax.with_sharding_constraint(tall, NamedSharding(mesh, PartitionSpec(DEVICES)))
 
 
-@jax.jit
 def along(block: Float[Array, "b p"]) -> Float[Array, "b q"]:
-    """Rows of V re-laid along p as tall matrices are: the all-to-all."""
-    if (mesh := local_mesh()) is None:
-        return block
-    block = jnp.pad(block, ((0, 0), (0, rows_for(block.shape[1]) - block.shape[1])))
-    return lax.with_sharding_constraint(block, NamedSharding(mesh, PartitionSpec(None, DEVICES)))
+    """Rows of V re-laid along p as tall matrices are: the all-to-all. With one device themselves, not a copy."""
+    return block if local_mesh() is None else _along(block)
+
+
+@jax.jit
+def _along(block: Float[Array, "b p"]) -> Float[Array, "b q"]:
+    layout = NamedSharding(Mesh(jax.local_devices(), (DEVICES,)), PartitionSpec(None, DEVICES))
+    padded = jnp.pad(block, ((0, 0), (0, rows_for(block.shape[1]) - block.shape[1])))
+    return lax.with_sharding_constraint(padded, layout)
 
 
 class SpreadFactor(ReadByRows):

@@ -36,4 +36,5 @@ def test_with_one_device_nothing_is_spread():
     laid = spread.laid(tall)
     assert spread.parts(laid) == [laid]
     assert spread.factor(laid, 7) is laid
+    assert spread.along(laid) is laid
     assert np.array_equal(spread.whole(laid, 7), tall)
