@@ -90,14 +90,13 @@ def by_rows(tall: Float[Array, "q r"]) -> Float[Array, "q r"]:
 
 def along(block: Float[Array, "b p"]) -> Float[Array, "b q"]:
     """Rows of V re-laid along p as tall matrices are: the all-to-all. With one device themselves, not a copy."""
-    return block if local_mesh() is None else _along(block)
+    return block if (mesh := local_mesh()) is None else _along(block, mesh)
 
 
-@jax.jit
-def _along(block: Float[Array, "b p"]) -> Float[Array, "b q"]:
-    layout = NamedSharding(Mesh(jax.local_devices(), (DEVICES,)), PartitionSpec(None, DEVICES))
-    padded = jnp.pad(block, ((0, 0), (0, rows_for(block.shape[1]) - block.shape[1])))
-    return lax.with_sharding_constraint(padded, layout)
+@partial(jax.jit, static_argnums=1)
+def _along(block: Float[Array, "b p"], mesh: Mesh) -> Float[Array, "b q"]:
+    block = jnp.pad(block, ((0, 0), (0, rows_for(block.shape[1]) - block.shape[1])))
+    return lax.with_sharding_constraint(block, NamedSharding(mesh, PartitionSpec(None, DEVICES)))
 
 
 class SpreadFactor(ReadByRows):
