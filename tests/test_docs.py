@@ -207,8 +207,8 @@ def test_a_name_that_is_not_defined_fails_the_lint(request):
     code = ("from jaxtyping import Array, Float\n\n\n"
             'def f(x: Float[Array, "n p"]) -> Float[Array, " n"]:\n    return {}\n')
     for value, status in (("x[:, 0]", 0), ("missing", 1)):
-        done = subprocess.run(["ruff", "check", "--stdin-filename", "nfk/linalg/new.py", "-"], input=code.format(value),
-                              capture_output=True, text=True, cwd=request.config.rootpath)
+        done = subprocess.run([sys.executable, "-m", "ruff", "check", "--stdin-filename", "nfk/linalg/new.py", "-"],
+                              input=code.format(value), capture_output=True, text=True, cwd=request.config.rootpath)
         assert done.returncode == status, done.stdout
     assert "F821" in done.stdout
 
