@@ -7,7 +7,8 @@ trained on all of them for an epoch; rank 32, `stream` with 4 passes. Each stage
 of its own. Seconds are the stage's own, peak memory is the process's resident set. Linear: the slope of log seconds on
 log n is 1, which what a stage costs at any n (imports, compiling, the start) bends at the small end; so the line
 a + b n that fits best in relative terms is told too, with how far from it the worst size is. Flat: memory grows by no
-more than the outputs, n x 32 float32. Result: results/large_n.json.
+more than the outputs, n x 32 float32. Result: results/large_n.json; it has
+no memory, which that run measured wrongly: a later one, to 2^18, is kept as results/large_n_memory.json.
 """
 
 from __future__ import annotations
