@@ -18,6 +18,7 @@ import typer
 from nfk import completion
 from nfk import progress as progress_of_jobs
 from nfk.data.formats import FORMATS
+from nfk.memory import BUDGET_GIB
 from nfk.one_line import one_line
 from nfk.registry_cli import registry_app
 
@@ -393,7 +394,7 @@ def serve(
                         ] = 16.0,
     block: Annotated[int, typer.Option(min=1, max=4096, help="images embedded at once, a power of two")] = 32,
     memory_gib: Annotated[float, typer.Option(min=0.0, help="for the right factor; one that does not fit it twice is "
-                                              "read from disk by parts, for every block anew")] = 4.0,
+                                              "read from disk by parts, for every block anew")] = BUDGET_GIB,
     drain_seconds: Annotated[float, typer.Option(min=1, help="time to finish what is queued at the end")] = 30.0,
 ) -> None:
     """Serve a registered embedder over HTTP: images in, vectors out.

@@ -29,11 +29,10 @@ from nfk.fisher.theta import choose
 from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.rows import Progress, silent
 from nfk.linalg.tall import Tall
+from nfk.memory import BUDGET_GIB
 from nfk.models import checkpoint
 
 MODEL, FACTORS = "model", "embedder.zarr"
-MEMORY_GIB = 4.0
-"""Unless told otherwise"""
 
 
 class EmbedderError(ValueError):
@@ -81,7 +80,7 @@ class Embedder:
     """digests of data, model, statistics and factors it was made from"""
 
     @classmethod
-    def load(cls, folder: Path | str, memory_gib: float = MEMORY_GIB) -> Embedder:
+    def load(cls, folder: Path | str, memory_gib: float = BUDGET_GIB) -> Embedder:
         """What `write` wrote; every byte is held against its digest. StoreError or ModelError otherwise.
 
         A right factor that does not fit `memory_gib` twice stays in the folder, and is read anew for each group of

@@ -1,4 +1,4 @@
-"""How much memory this process has taken."""
+"""How much memory this process has taken, and what a factor may take where nobody says."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 
 _STATUS = Path("/proc/self/status")
+BUDGET_GIB = 4.0
+"""For a right factor and the rows it meets, where an embedder is used without a params.yaml"""
 
 
 def peak_bytes() -> int:

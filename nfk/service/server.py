@@ -14,7 +14,7 @@ from pathlib import Path
 
 import uvicorn
 
-from nfk.embedder import MEMORY_GIB
+from nfk.memory import BUDGET_GIB
 from nfk.progress import told
 from nfk.service.application import application
 from nfk.service.gate import Gate, Limits
@@ -40,7 +40,7 @@ class Options:
     limits: Limits = field(default_factory=Limits)
     block: int = 32
     """images embedded at once"""
-    memory_gib: float = MEMORY_GIB
+    memory_gib: float = BUDGET_GIB
     """for the right factor; one that does not fit it twice is read by parts for every block"""
     drain_seconds: float = 30.0
     """in which what is queued is finished at the end"""

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from nfk import embedder, registry, store
 from nfk.embedder import Embedder
+from nfk.memory import BUDGET_GIB
 from nfk.params import Params, load
 
 _FILES, _CODE = "digest.embedder", "digest.code."
@@ -39,7 +40,7 @@ class Opened(NamedTuple):
 
 @contextmanager
 def opened(
-    params: Params | None, reference: str, memory_gib: float = embedder.MEMORY_GIB
+    params: Params | None, reference: str, memory_gib: float = BUDGET_GIB
 ) -> Iterator[Opened]:
     """The embedder that NAME@ALIAS or NAME/VERSION names, or the one in a local folder that `nfk.embedder.write` made.
 

@@ -9,6 +9,8 @@ import re
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections import Counter
 
@@ -28,6 +30,11 @@ from tests.service.test_images import form
 TOKEN = "0123456789abcdef0123"
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 12, 12, 1)).astype(np.uint8)
 BODIES = [png(image) for image in PIXELS]
+
+
+def test_the_process_that_answers_brings_no_jax_with_it():
+    code = "import sys, nfk.service.server; print('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
 
 
 @pytest.fixture(scope="module")
