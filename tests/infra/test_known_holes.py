@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import tomllib
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -48,15 +48,10 @@ def test_the_lower_bound_is_not_below_the_mended_version(package):
         f"{[hole['id'] for hole in LIST['mended'] if hole['package'] == package]}; raise it to {mended(package)}")
 
 
-@pytest.mark.parametrize("package", NAMES)
+@pytest.mark.parametrize("package", [name for name in NAMES if name != "setuptools"])  # builds ask for their own
 def test_what_is_installed_is_mended(package):
-    try:
-        found = Version(version(package))
-    except PackageNotFoundError:
-        pytest.skip(f"{package} is not installed")
-    if package == "setuptools":
-        pytest.skip("builds are isolated: [build-system] asks for its own")
-    assert found >= mended(package)
+    """Everything on the list is installed: what the project does not bring with it has no business there."""
+    assert Version(version(package)) >= mended(package)
 
 
 @pytest.mark.parametrize("package", NAMES)
