@@ -11,7 +11,6 @@ memory, which only root can mount; anyone else's are a limit on a file's size an
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import shutil
@@ -37,6 +36,7 @@ from nfk.one_line import OneLine
 from nfk.stages import svd, workspace
 from tests.faults import pipeline
 from tests.faults.kills import Workspace
+from tests.faults.tally import Tally
 
 RESULTS = Path(__file__).parent / "results" / "room.json"
 _PAGE = 4096
@@ -349,41 +349,27 @@ def main(
     hard: Annotated[int, typer.Option(min=1, help="how many limits on addresses")] = 6,
 ) -> None:
     """Try all, print what was lost, write the results; a part alone replaces its own rows."""
-    from tests.benchmarks.environment import environment
-
     global _PAGE
     _PAGE *= every
-    begun, mount = time.time(), can_mount()
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
-    rows, wrong = {row["fault"]: row for row in kept["rows"]}, []
-
-    def tell(fault: str, verdicts: Sequence[str | None]) -> None:
-        bad = [why for why in verdicts if why is not None]
-        wrong.extend(bad)
-        rows[fault] = {"fault": fault, "tried": len(verdicts), "survived": len(verdicts) - len(bad), "lost": bad}
-        print(*bad, f"{fault}: {len(verdicts) - len(bad)} of {len(verdicts)}, {time.time() - begun:.0f} s", sep="\n",
-              flush=True)
-        if every == 1:
-            RESULTS.write_text(json.dumps({"environment": environment(), "mounted": mount,
-                                           "rows": list(rows.values())}, indent=1) + "\n")
-
+    mount = can_mount()
+    tally = Tally(RESULTS, keep=every == 1, mounted=mount)
     parts = part or ["disk", "budget", "limits"]
     if "disk" in parts or "budget" in parts:
         with rooms(mount=mount) as room:
             if "disk" in parts:
                 for stage in pipeline.STAGES:
-                    tell(f"the disk fills in `{stage}`", list(room.sizes(stage)))
-                tell("the output's folder takes no files", [room.read_only(stage) for stage in pipeline.STAGES])
-                tell("scratch on another file system", list(room.scratch_elsewhere()))
+                    tally.tell(f"the disk fills in `{stage}`", list(room.sizes(stage)))
+                tally.tell("the output's folder takes no files", [room.read_only(stage) for stage in pipeline.STAGES])
+                tally.tell("scratch on another file system", list(room.scratch_elsewhere()))
             if "budget" in parts:
-                tell("`svd.memory_gib` below what a strategy needs", [*budgets(), *another_strategy()])
+                tally.tell("`svd.memory_gib` below what a strategy needs", [*budgets(), *another_strategy()])
     if "limits" in parts:
         verdicts: dict[str, list[str | None]] = {"told": [], "resumed": []}
         with tempfile.TemporaryDirectory(prefix="nfk-limits-") as folder:
             limits(Workspace(Path(folder) / "nfk"), hard, lambda kind, why: verdicts[kind].append(why))
-        tell("memory refused by the system: told in one line", verdicts["told"])
-        tell("memory refused by the system: resumed to the same digest", verdicts["resumed"])
-    raise SystemExit(bool(wrong))
+        tally.tell("memory refused by the system: told in one line", verdicts["told"])
+        tally.tell("memory refused by the system: resumed to the same digest", verdicts["resumed"])
+    raise SystemExit(bool(tally.wrong))
 
 
 if __name__ == "__main__":

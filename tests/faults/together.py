@@ -10,7 +10,6 @@ whose stages show any interleaving, and on the real stages at a size of seconds.
 from __future__ import annotations
 
 import itertools
-import json
 import multiprocessing
 import os
 import shutil
@@ -31,6 +30,7 @@ import typer
 from nfk import registry, store
 from nfk.params import TrackingParams
 from tests.faults.kills import ROOT, STORES, Workspace
+from tests.faults.tally import Tally
 
 RESULTS = Path(__file__).parent / "results" / "together.json"
 ROUNDS = 5
@@ -320,40 +320,27 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="of pipelines; of writers 20 times as many")] = ROUNDS,
 ) -> None:
     """Try all, print what was lost, write the results; a part alone replaces its own rows."""
-    from tests.benchmarks.environment import environment
-
-    begun, wrong = time.time(), []
-    kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": []}
-    rows = {row["fault"]: row for row in kept["rows"]}
-
-    def tell(fault: str, verdicts: Sequence[str | None]) -> None:
-        bad = [why for why in verdicts if why is not None]
-        wrong.extend(bad)
-        rows[fault] = {"fault": fault, "tried": len(verdicts), "survived": len(verdicts) - len(bad), "lost": bad}
-        print(*bad, f"{fault}: {len(verdicts) - len(bad)} of {len(verdicts)}, {time.time() - begun:.0f} s", sep="\n",
-              flush=True)
-        RESULTS.write_text(json.dumps({"environment": environment(), "rows": list(rows.values())}, indent=1) + "\n")
-
+    tally = Tally(RESULTS)
     parts = part or ["stores", "turns", "flows", "stages"]
     folder = Path(tempfile.mkdtemp(prefix="nfk-together-"))
     try:
         if "stores" in parts:
             for count in (2, 4):
-                tell(f"{count} writers of one store", writers(count, 20 * rounds))
+                tally.tell(f"{count} writers of one store", writers(count, 20 * rounds))
             with registry.connect(TrackingParams(uri=f"sqlite:///{folder}/mlflow.db")) as client:
-                tell("a promotion inside another", list(promotions(client)))
+                tally.tell("a promotion inside another", list(promotions(client)))
         turns = Turns(folder / "turns") if {"turns", "flows"} & set(parts) else None
         if turns is not None and "turns" in parts:
             for count in (2, 4):
-                tell(f"{count} `nfk repro`", [pipelines(turns, [NFK] * count) for _ in range(rounds)])
-            tell("`dvc repro` by hand beside `nfk repro`", [
+                tally.tell(f"{count} `nfk repro`", [pipelines(turns, [NFK] * count) for _ in range(rounds)])
+            tally.tell("`dvc repro` by hand beside `nfk repro`", [
                 pipelines(turns, commands, pause=pause, again=NFK)
                 for pause in np.linspace(0, 2, -(-rounds // 2)) for commands in ([NFK, DVC], [DVC, NFK])])
         if turns is not None and "flows" in parts:
             with prefect_server(turns):
                 for count in (2, 4):
-                    tell(f"{count} flows", [pipelines(turns, [FLOW] * count)])
-                tell("`dvc repro` by hand beside a flow", [
+                    tally.tell(f"{count} flows", [pipelines(turns, [FLOW] * count)])
+                tally.tell("`dvc repro` by hand beside a flow", [
                     pipelines(turns, [FLOW, DVC], pause=pause, again=NFK) for pause in (0.0, 4.0)])
         if "stages" in parts:
             small, goal = Stages(folder / "stages"), "embed@classifier"
@@ -362,12 +349,12 @@ def main(
             if alone.status != 0:
                 raise RuntimeError(f"the undisturbed run failed: {alone.errors[-1000:]}")
             small.undisturbed = small.digests()
-            tell("4 `nfk repro` of the real stages", [pipelines(small, [[*NFK, goal]] * 4)])
+            tally.tell("4 `nfk repro` of the real stages", [pipelines(small, [[*NFK, goal]] * 4)])
             data = [sys.executable, "-m", "nfk", "data"]
-            tell("4 `nfk data`, then all", [pipelines(small, [data] * 4, again=[*NFK, goal])])
+            tally.tell("4 `nfk data`, then all", [pipelines(small, [data] * 4, again=[*NFK, goal])])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    raise SystemExit(bool(wrong))
+    raise SystemExit(bool(tally.wrong))
 
 
 if __name__ == "__main__":
