@@ -14,6 +14,8 @@ from nfk.nearest import did_you_mean
 FOLDER = Path("infra/experiments")
 Size = Literal["cpu", "paper"]
 _OWN_LISTS = ("families", "theta", "studies")
+_PAPER = {"statistics": {"whitening": "diagonal"}, "svd": {"damping": 1e-3, "unit_rows": False}}
+"""The paper's Fisher vectors, where params.yaml may have others: an experiment is of these unless it says otherwise"""
 
 
 class ExperimentError(ValueError):
@@ -142,13 +144,15 @@ def load(name: str) -> Experiment:
 
 
 def params_text(change: dict[str, Any], seed: int, base: Path = parameters.PARAMS_FILE) -> str:
-    """params.yaml with `change` in it: sections are merged key by key; families, theta and studies, which are lists of
+    """params.yaml with the paper's Fisher vectors and `change` in it: sections are merged key by key; families, theta and studies, which are lists of
     the user's own, are replaced. ParamsError where the result cannot be used."""
     from ruamel.yaml import YAML
 
     content = YAML(typ="safe", pure=True).load(base.read_text(encoding="utf-8"))
     replaced = {"families": change["families"], "theta": change.get("theta", {})} if "families" in change else {}
-    merged = content | {name: content.get(name, {}) | section for name, section in change.items()
-                        if name not in _OWN_LISTS} | replaced | {"studies": change.get("studies", {}), "seed": seed}
+    sections = {name: section for name, section in change.items() if name not in _OWN_LISTS}
+    merged = content | {name: content.get(name, {}) | _PAPER.get(name, {}) | sections.get(name, {})
+                        for name in _PAPER.keys() | sections} | replaced | {
+        "studies": change.get("studies", {}), "seed": seed}
     parameters.parse(merged, source="experiment")
     return json.dumps(merged, indent=1)  # JSON is YAML

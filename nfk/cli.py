@@ -262,7 +262,8 @@ def estimate(family: Family) -> None:
     data, net = images.load(settings), network.load(settings, family)
     found, _ = network.load_statistics(net, data)
     vectors = FisherVectors(net.scores, data.examples("train", settings.svd.examples), found,
-                            damping=settings.svd.damping, block_rows=settings.svd.block)
+                            damping=settings.svd.damping, unit_rows=settings.svd.unit_rows,
+                            block_rows=settings.svd.block)
     costs = svd.estimate(settings, vectors)
     n, p = vectors.shape
     print(f"{n:,} Fisher vectors of {p:,} numbers, rank {settings.svd.rank}, "

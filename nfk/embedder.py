@@ -1,7 +1,7 @@
 """A pretrained network, its Fisher statistics and its right factor in one folder: all it takes to embed an image.
 
     model/card.json, model/weights.safetensors    the network
-    embedder.zarr                                 mean score, diagonal, right factor, singular values
+    embedder.zarr                                 statistics, right factor, singular values
 
 No pickle, nothing outside the folder but, for a network of a user's own, the module it names, which must be importable,
 unchanged, where the embedder is loaded; a registered one brings it along. It is what the registry keeps as an embedder.
@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
@@ -27,6 +26,7 @@ from nfk.fisher.scores import Scores
 from nfk.fisher.statistics import FisherStatistics
 from nfk.fisher.theta import choose
 from nfk.fisher.vectors import FisherVectors
+from nfk.fisher.whitening import Whitening
 from nfk.linalg.rows import Progress, silent
 from nfk.linalg.tall import Tall
 from nfk.memory import BUDGET_GIB
@@ -51,11 +51,12 @@ def write(
         for name in (checkpoint.WEIGHTS, checkpoint.CARD):
             durable.copy(model / name, building / MODEL / name)
         with store.write(building / FACTORS, inputs=inputs) as writer:
-            writer.put("mean_score", statistics["mean_score"][:])
-            writer.put("diagonal", statistics["diagonal"][:])
+            for name, values in FisherStatistics.of_arrays(statistics).arrays().items():
+                writer.put(name, values)
             writer.put_by_shards("right", factors["right"])
             writer.put("singular_values", factors["singular_values"][:])
             writer.attributes.update(scaling=scaling, damping=factors.attributes["damping"],
+                                     unit_rows=factors.attributes.get("unit_rows", False),
                                      fitted=factors.attributes["examples"], theta=dict(theta))
 
 
@@ -90,7 +91,7 @@ class Embedder:
         theta = choose(model.log_density, model.params, **found.attributes["theta"])
         scores, memory_bytes = Scores(theta.log_density, theta.params), int(memory_gib * 2**30)
         right = held_or_read(found["right"], memory_bytes)
-        return cls(model.image_shape, scores, FisherStatistics(found["mean_score"][:], found["diagonal"][:], 0),
+        return cls(model.image_shape, scores, FisherStatistics.of_arrays(found),
                    everywhere(scores.mesh, right) if isinstance(right, jax.Array) else right, memory_bytes,
                    found["singular_values"][:], found.attributes, found.inputs)
 
@@ -109,8 +110,7 @@ class Embedder:
         if images.shape == (0, *self.image_shape):
             return np.zeros((0, self.rank), np.float32)
         images = self.checked(images)
-        vectors = FisherVectors(self.scores, images, self.statistics, damping=self.settings["damping"],
-                                block_rows=block)
+        vectors = FisherVectors(self.scores, images, self.statistics, block_rows=block, **self._choices)
         store.check_unchanged(self.right)
         return self._scaled(embed(vectors, self.right, memory_bytes=self.memory_bytes, progress=progress))
 
@@ -120,13 +120,15 @@ class Embedder:
         if not isinstance(self.right, jax.Array):
             return self(images, block=max(1, len(images)))
         images = self.checked(images)
-        return self._scaled(np.asarray(self.scores.image(images, *self._whitening, self.right)))
+        return self._scaled(np.asarray(self.scores.image(images, self._whitening, self.right)))
 
     @functools.cached_property
-    def _whitening(self) -> tuple[Float[Array, " p"], Float[Array, " p"]]:
-        """Z and (I + damping * mean(I))^(-1/2)."""
-        return (jnp.asarray(self.statistics.mean_score, self.scores.dtype),
-                jnp.asarray(self.statistics.weight(self.settings["damping"]), self.scores.dtype))
+    def _whitening(self) -> Whitening:
+        return self.statistics.whitening(self.scores.index, **self._choices).in_precision(self.scores.dtype)
+
+    @property
+    def _choices(self) -> dict[str, Any]:
+        return {"damping": self.settings["damping"], "unit_rows": self.settings.get("unit_rows", False)}
 
     def _scaled(self, vectors: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
         return scale(vectors, self.settings["scaling"], singular_values=self.singular_values,

@@ -33,6 +33,7 @@ from nfk.linalg.rows import Progress, silent
 
 PyTree = Any
 Kernel = Literal["fisher", "ntk"]
+Whitened = Literal["diagonal", "kronecker"]
 
 
 class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -43,6 +44,10 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         pytree. Randomness inside s must come from `key`, which is one for all examples.
     rank: k, the numbers each example gets.
     damping: added to the diagonal Fisher information, relative to its mean: no unit.
+    whitening: "diagonal", each number by itself, or "kronecker": each array of params as a whole, by the factors of its
+        scores' covariance along its last axis and along the others (`nfk.fisher.kronecker`); damping is then relative
+        to the mean of a factor's eigenvalues, and 0.1 a good one.
+    unit_rows: each V_x divided by its length, so that the kernel is a cosine.
     strategy: "auto" (a timed probe and `memory_gib` decide) or a name of `nfk.fisher.strategies`.
     oversampling: directions carried along beside the k, not kept: the last modes converge by them.
     passes, tolerance: most passes over the data, and the residual at which fewer are enough.
@@ -68,6 +73,7 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     left_, right_: (n, k) U and (p, k) W; where it is too large for memory_gib ("panels"; loaded, or spread over
         devices: twice), right_ reads rows of a file or of the devices, right_[start:stop].
     mean_score_, fisher_diagonal_: (p,) Z and I, float64.
+    fisher_sides_: Kronecker factors, end to end, or None.
     strategy_: the one chosen.
     n_features_out_: k or, where V has lower rank, fewer.
     example_shape_, n_features_in_: an example's shape, and its numbers whatever its axes.
@@ -81,7 +87,8 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def __init__(
         self, log_density: LogDensity, params: PyTree, *, rank: int = 128, damping: float = 1e-3,
-        strategy: str = "auto", key: Key[Array, ""] | None = None, oversampling: int = 16, passes: int = 10,
+        whitening: Whitened = "diagonal", unit_rows: bool = False, strategy: str = "auto",
+        key: Key[Array, ""] | None = None, oversampling: int = 16, passes: int = 10,
         tolerance: float = 5e-4, scaling: Scaling = "none", block: int = 256, memory_gib: float = 4.0,
         include: Sequence[str] | None = None, exclude: Sequence[str] = (), kernel: Kernel = "fisher",
         outputs: Outputs | None = None, progress: Progress = silent,
@@ -90,6 +97,8 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         self.params = params
         self.rank = rank
         self.damping = damping
+        self.whitening = whitening
+        self.unit_rows = unit_rows
         self.strategy = strategy
         self.key = key
         self.oversampling = oversampling
@@ -125,7 +134,8 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             statistics = identity_statistics(scores.size)
         else:
             statistics = fisher_statistics(
-                scores, images if model_samples is None else model_samples, block=self.block, progress=self.progress)
+                scores, images if model_samples is None else model_samples, block=self.block,
+                kronecker=self.whitening == "kronecker", progress=self.progress)
         vectors = self._vectors(scores, images, statistics)
         memory = self._memory_bytes
         self.strategy_ = strategies.plan(
@@ -156,9 +166,8 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         check_is_fitted(self, "singular_values_")
         images = self._examples(images, reset=False)
         store.check_unchanged(self.right_)
-        statistics = FisherStatistics(self.mean_score_, self.fisher_diagonal_, 0)
-        rows = embed(self._vectors(self._scores(), images, statistics), self.right_, memory_bytes=self._memory_bytes,
-                     progress=self.progress)
+        vectors = self._vectors(self._scores(), images, self._statistics)
+        rows = embed(vectors, self.right_, memory_bytes=self._memory_bytes, progress=self.progress)
         return self._scaled(rows)
 
     def fit_transform(self, images: Given, y: Any = None, **options: Any) -> Float[np.ndarray, "n *m k"]:
@@ -175,10 +184,11 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
             writer.put("explained_variance", self.explained_variance_ratio_)
             writer.put("residuals", self.residuals_)
             writer.put("eigenvalue_errors", self.eigenvalue_errors_)
-            writer.put("mean_score", self.mean_score_)
-            writer.put("diagonal", self.fisher_diagonal_)
+            for name, values in self._statistics.arrays().items():
+                writer.put(name, values)
             writer.put_by_shards("right", self.right_)
-            writer.attributes.update(rank=self.rank, damping=self.damping, scaling=self.scaling, fitted=self.fitted_,
+            writer.attributes.update(rank=self.rank, damping=self.damping, whitening=self.whitening,
+                                     unit_rows=self.unit_rows, scaling=self.scaling, fitted=self.fitted_,
                                      strategy=self.strategy_, kernel=self.kernel, outputs=self.outputs,
                                      n_outputs=self.n_outputs_, example_shape=list(self.example_shape_),
                                      **self._choice())
@@ -189,7 +199,8 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         found = store.read(path)
         kept = found.attributes
         settings = {name: kept[name] for name in (
-            "rank", "damping", "scaling", "include", "exclude", "kernel", "outputs")}
+            "rank", "damping", "whitening", "unit_rows", "scaling", "include", "exclude", "kernel", "outputs")
+            if name in kept}  # older ones know no other whitening, and no unit rows
         key = jax.random.wrap_key_data(jnp.asarray(found["key"][:]))
         loaded = cls(log_density, params, key=key, **settings, **options)
         found.expect(params=loaded._params_digest())
@@ -197,8 +208,7 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         loaded.explained_variance_ratio_ = found["explained_variance"][:]
         loaded.residuals_ = found["residuals"][:]
         loaded.eigenvalue_errors_ = found["eigenvalue_errors"][:]
-        loaded.mean_score_ = found["mean_score"][:]
-        loaded.fisher_diagonal_ = found["diagonal"][:]
+        loaded._keep_statistics(FisherStatistics.of_arrays(found))
         loaded.right_ = held_or_read(found["right"], loaded._memory_bytes)
         loaded.fitted_, loaded.strategy_, loaded.n_outputs_ = kept["fitted"], kept["strategy"], kept["n_outputs"]
         loaded.n_features_out_ = len(loaded.singular_values_)
@@ -246,9 +256,13 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     def _output_count(self, images: Examples) -> int:
         """m, 1 for a scalar."""
         for name, value, allowed in (("kernel", self.kernel, get_args(Kernel)),
+                                     ("whitening", self.whitening, get_args(Whitened)),
                                      ("outputs", self.outputs, (None, *get_args(Outputs)))):
             if value not in allowed:  # what is not checked here would be another kernel, in silence
                 raise ValueError(f"{name}={value!r} must be one of {', '.join(map(repr, allowed))}")
+        if self.kernel == "ntk" and self.whitening != "diagonal":
+            raise ValueError(f"whitening={self.whitening!r} goes with kernel='fisher'; kernel='ntk' whitens nothing: "
+                             "leave it out")
         if self.kernel == "ntk":
             return output_count(self.log_density, self.params, images[0:1][0], self.key, self.outputs)
         if self.outputs is not None:
@@ -276,10 +290,18 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
 
     def _vectors(self, scores: Scores, images: Examples, statistics: FisherStatistics) -> FisherVectors:
         damping = 0.0 if self.kernel == "ntk" else self.damping
-        return FisherVectors(scores, images, statistics, damping=damping, block_rows=self._block)
+        return FisherVectors(scores, images, statistics, damping=damping, unit_rows=self.unit_rows,
+                             block_rows=self._block)
+
+    @property
+    def _statistics(self) -> FisherStatistics:
+        return FisherStatistics(self.mean_score_, self.fisher_diagonal_, 0, self.fisher_sides_)
+
+    def _keep_statistics(self, found: FisherStatistics) -> None:
+        self.mean_score_, self.fisher_diagonal_, self.fisher_sides_ = found.mean_score, found.diagonal, found.sides
 
     def _keep(self, statistics: FisherStatistics, factors: Factors, fitted: int) -> None:
-        self.mean_score_, self.fisher_diagonal_ = statistics.mean_score, statistics.diagonal
+        self._keep_statistics(statistics)
         self.singular_values_, right = factors.singular_values, factors.right
         self.right_ = right if isinstance(right, jax.Array) else held_or_read(right, self._memory_bytes)
         self.explained_variance_ratio_, self.residuals_ = factors.explained_variance, factors.residuals

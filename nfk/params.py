@@ -58,6 +58,9 @@ class StatisticsParams(Section):
 
     model_samples: Annotated[int, Field(ge=2)] = Field(
         2048, description="images that the model draws for them; one without samples: training images")
+    whitening: Literal["kronecker", "diagonal"] = Field(
+        "kronecker", description="kronecker: each parameter array as a whole, by two factors; diagonal: each number "
+                                 "by itself, the paper's")
     block: PositiveInt = Field(256, description="examples scored at once")
 
 
@@ -70,7 +73,9 @@ class SvdParams(Section):
     tolerance: Annotated[float, Field(gt=0, lt=1)] = Field(
         5e-4, description="largest residual |V^T u_i - s_i w_i| / s_1 a kept mode may have; enough to stop at")
     accept_unconverged: bool = Field(False, description="modes that miss the tolerance are no failure")
-    damping: Annotated[float, Field(ge=0)] = Field(1e-3, description="relative to the mean of the diagonal")
+    damping: Annotated[float, Field(ge=0)] = Field(
+        1e-1, description="relative to the mean of the diagonal, or of a factor's eigenvalues")
+    unit_rows: bool = Field(True, description="each Fisher vector divided by its length")
     strategy: Literal["auto", "explicit", "gram", "panels", "cogram", "stored", "stream", "jvp"] = Field(
         "auto", description="how; auto: the quickest here, by a timed probe, that fits memory_gib")
     examples: PositiveInt | None = Field(None, description="leading training examples to use; null: all")

@@ -48,6 +48,9 @@ class Store:
     attributes: Mapping[str, Any]
     arrays: Mapping[str, Any]
 
+    def __contains__(self, name: str) -> bool:
+        return name in self.arrays
+
     def __getitem__(self, name: str) -> Any:
         """The array `name`, read from disk only when sliced."""
         if name not in self.arrays:

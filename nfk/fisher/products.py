@@ -1,11 +1,13 @@
 """Products with the matrix of Fisher vectors by Jacobian-vector products, V never formed: the paper's Algorithms 5, 6.
 
-With J the Jacobian of the scores' potential (n x p), D = diag(weight) and Z the mean score, V = (J - 1 Z^T) D, so
-V M = J D M - 1 (Z^T D M) and V^T Y = D (J^T Y - Z (1^T Y)).
+With J the Jacobian of the scores' potential (n x p), Z the mean score and T what whitens (diag(weight), or that and
+Kronecker factors), V = (J - 1 Z^T) T, so V M = J T M - 1 (Z^T T M) and V^T Y = T^T (J^T Y - Z (1^T Y)). Rows of unit
+length are those of that V, each divided by its length, for which a gradient of every example is made once.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -40,25 +42,38 @@ class JacobianProducts:
 
     def matmat(self, vectors: Float[Array, "p r"]) -> Float[Array, "n r"]:
         """V M: r forward passes over the data."""
-        weighted = vectors * self._vectors.weight[:, None]
-        shift = jnp.matmul(self._vectors.mean, weighted, precision="highest")
+        whitening = self._vectors.whitening
+        weighted = whitening.times(vectors)
+        shift = jnp.matmul(whitening.mean, weighted, precision="highest")
         blocks = [self._forward(self._params, self._examples(index), self._key, weighted)
                   for index in range(block_count(self._vectors))]
-        return jnp.concatenate(blocks) - shift[None, :]
+        return (jnp.concatenate(blocks) - shift[None, :]) * self._scales[:, None]
 
     def rmatmat(self, vectors: Float[Array, "n r"]) -> Float[Array, "p r"]:
         """V^T Y: r backward passes over the data."""
+        whitening, vectors = self._vectors.whitening, vectors * self._scales[:, None]
         total = jnp.zeros((self.shape[1], vectors.shape[1]), vectors.dtype)
         for index in range(block_count(self._vectors)):
             rows = vectors[slice(*block_bounds(self._vectors, index))]
             total = total + self._backward(self._params, self._examples(index), self._key, rows)
-        total = total - self._vectors.mean[:, None] * vectors.sum(axis=0)[None, :]
-        return total * self._vectors.weight[:, None]
+        return whitening.transposed_times(total - whitening.mean[:, None] * vectors.sum(axis=0)[None, :])
 
     def squared_norm(self) -> float:
         """||V||_F^2, by one gradient an example: no product gives it."""
         return sum(float(np.sum(np.asarray(jnp.square(self._vectors.block(index))), dtype=np.float64))
                    for index in range(block_count(self._vectors)))
+
+    @functools.cached_property
+    def _scales(self) -> Float[Array, " n"]:
+        """1 / |V_x| where rows are made unit, else 1."""
+        vectors = self._vectors
+        if not vectors.whitening.unit_rows:
+            return jnp.ones(self.shape[0], vectors.scores.dtype)
+        plain = dataclasses.replace(vectors.whitening, unit_rows=False)
+        lengths = jnp.concatenate([
+            jnp.linalg.norm(vectors.scores.whitened(vectors.examples(index), plain), axis=1)
+            for index in range(block_count(vectors))])
+        return 1 / jnp.where(lengths > 0, lengths, 1)
 
     def _examples(self, index: int) -> Array:
         return jnp.asarray(self._vectors.examples(index))

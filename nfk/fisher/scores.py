@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from nfk.devices import by_examples, everywhere, local_mesh
-from nfk.fisher.parameters import flatten_batch, parameter_count
+from nfk.fisher.parameters import flatten_batch, parameter_count, parameter_index
+from nfk.fisher.whitening import Whitening, nothing_done
 from nfk.in_cache import map_in_cache
 
 PyTree = Any
@@ -58,42 +59,40 @@ class Scores:
         self.outputs, self._count = outputs, count
         self.rows_each = count if outputs == "all" else 1
         self.size = parameter_count(params) * (count if outputs == "trace" else 1)
+        self.index = parameter_index(params)
         self.dtype = jnp.result_type(*jax.tree.leaves(params))
         self.key = jax.random.key(0) if key is None else key
         gradient = jax.grad(log_density) if outputs is None else _jacobian(log_density)
         self.mesh = local_mesh()
         self._placed = everywhere(self.mesh, (params, self.key))
-        self._whitened = by_examples(self.mesh, functools.partial(_whitened, gradient), 1, 5)
-        self._image = by_examples(self.mesh, functools.partial(_image, gradient), 1, 6)
-        self._zero, self._one = jnp.zeros(self.size, self.dtype), jnp.ones(self.size, self.dtype)
+        self._whitened = by_examples(self.mesh, functools.partial(_whitened, gradient), 1, 4)
+        self._image = by_examples(self.mesh, functools.partial(_image, gradient), 1, 5)
+        self._as_they_are = nothing_done(self.size, self.dtype)
 
     def __call__(self, block: Any, start: int = 0) -> Float[Array, "r p"]:
         """The scores themselves, `rows_each` rows an example."""
-        return self.whitened(block, self._zero, self._one, start)
+        return self.whitened(block, self._as_they_are, start)
 
-    def whitened(
-        self, block: Any, mean: Float[Array, " p"], weight: Float[Array, " p"], start: int = 0
-    ) -> Float[Array, "r p"]:
-        """weight * (g(x) - mean), element-wise. ScoreError naming the first example (`start` is the block's first
-        one) whose score is not finite."""
+    def whitened(self, block: Any, whitening: Whitening, start: int = 0) -> Float[Array, "r p"]:
+        """The rows of V that `whitening` makes of g(x). ScoreError naming the first example (`start` is the block's
+        first one) whose score is not finite."""
         count = len(block) * self.rows_each
         params, key = self._placed
-        rows, sums = self._whitened(params, self._padded(block), key, mean, weight)
+        rows, sums = self._whitened(params, self._padded(block), key, whitening)
         if not np.isfinite(np.asarray(sums)).all():
             check_finite(np.asarray(rows[:count]), start, self.rows_each)
         return rows[:count]
 
     def image(
-        self, block: Any, mean: Float[Array, " p"], weight: Float[Array, " p"], right: Float[Array, "p k"],
-        start: int = 0,
+        self, block: Any, whitening: Whitening, right: Float[Array, "p k"], start: int = 0
     ) -> Float[Array, "r k"]:
         """`whitened` times `right`, each row used while it is in cache and never kept: as good as the gradient's
         price."""
         count = len(block) * self.rows_each
         params, key = self._placed
-        image = self._image(params, self._padded(block), key, mean, weight, right)[:count]
+        image = self._image(params, self._padded(block), key, whitening, right)[:count]
         if not np.isfinite(np.asarray(image)).all():
-            self.whitened(block, mean, weight, start)
+            self.whitened(block, whitening, start)
         return image
 
     def _padded(self, given: Any) -> Array:
@@ -156,27 +155,27 @@ def _jacobian(function: LogDensity) -> LogDensity:
 
 
 def _rows(
-    gradient: LogDensity, params: PyTree, block: Array, key: Array, mean: Array, weight: Array
+    gradient: LogDensity, params: PyTree, block: Array, key: Array, whitening: Whitening
 ) -> Float[Array, "r p"]:
     gradients = jax.vmap(gradient, in_axes=(None, 0, None))(params, block, key)
-    return (flatten_batch(gradients).reshape(-1, len(mean)) - mean[None, :]) * weight[None, :]
+    return whitening(flatten_batch(gradients).reshape(-1, len(whitening.mean)))
 
 
 def _whitened(
-    gradient: LogDensity, params: PyTree, block: Array, key: Array, mean: Array, weight: Array
+    gradient: LogDensity, params: PyTree, block: Array, key: Array, whitening: Whitening
 ) -> tuple[Float[Array, "r p"], Float[Array, " r"]]:
     """The rows, and each one's sum: not finite where an entry is not (a product, since XLA's sums are slow on CPU)."""
     def part(examples: Array) -> tuple[Array, Array]:
-        rows = _rows(gradient, params, examples, key, mean, weight)
-        return rows, rows @ jnp.ones_like(mean)
+        rows = _rows(gradient, params, examples, key, whitening)
+        return rows, rows @ jnp.ones_like(whitening.mean)
 
     return map_in_cache(part, block)
 
 
 def _image(
-    gradient: LogDensity, params: PyTree, block: Array, key: Array, mean: Array, weight: Array, right: Array
+    gradient: LogDensity, params: PyTree, block: Array, key: Array, whitening: Whitening, right: Array
 ) -> Float[Array, "r k"]:
     def part(examples: Array) -> Array:
-        return jnp.matmul(_rows(gradient, params, examples, key, mean, weight), right, precision="highest")
+        return jnp.matmul(_rows(gradient, params, examples, key, whitening), right, precision="highest")
 
     return map_in_cache(part, block)

@@ -1,6 +1,7 @@
 """The matrix of Fisher vectors, V in R^(n x p), as blocks of rows that are never kept.
 
-V_x = (I + damping * mean(I))^(-1/2) * (g(x) - Z), element-wise.
+V_x = (I + damping * mean(I))^(-1/2) * (g(x) - Z), element-wise; or whitened by Kronecker factors, or of unit length
+(`nfk.fisher.whitening`).
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class FisherVectors:
 
     def __init__(
         self, scores: Scores, examples: Examples, statistics: FisherStatistics, *, damping: float = 1e-3,
-        block_rows: int = 256,
+        unit_rows: bool = False, block_rows: int = 256,
     ) -> None:
         if len(statistics.mean_score) != scores.size:
             raise ScoreError(f"the statistics have {len(statistics.mean_score)} parameters, the model "
@@ -43,19 +44,18 @@ class FisherVectors:
         self.shape = (examples.shape[0] * scores.rows_each, scores.size)
         self.block_rows = block_rows * scores.rows_each
         self.scores, self._examples = scores, examples
-        self.statistics, self._damping = statistics, damping
-        self.mean, self.weight = everywhere(scores.mesh, (
-            jnp.asarray(statistics.mean_score, scores.dtype), jnp.asarray(statistics.weight(damping), scores.dtype)))
+        self.whitening64 = statistics.whitening(scores.index, damping=damping, unit_rows=unit_rows)
+        self.whitening = everywhere(scores.mesh, self.whitening64.in_precision(scores.dtype))
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="nfk-read")
         self._ahead: tuple[int, Future | None] = (0, None)
 
     def block(self, index: int) -> Float[Array, "b p"]:
         """Rows of block `index`. Raises ScoreError naming the first example whose score is not finite."""
-        return self.scores.whitened(self._read(index), self.mean, self.weight, self._bounds(index)[0])
+        return self.scores.whitened(self._read(index), self.whitening, self._bounds(index)[0])
 
     def image(self, index: int, right: Float[Array, "p r"]) -> Float[Array, "b r"]:
         """Those rows times `right`; the rows are not kept."""
-        return self.scores.image(self._read(index), self.mean, self.weight, right, self._bounds(index)[0])
+        return self.scores.image(self._read(index), self.whitening, right, self._bounds(index)[0])
 
     def examples(self, index: int) -> Any:
         """The examples of block `index`, (b, ...) as they were given; not the ones read ahead."""
@@ -92,14 +92,17 @@ class FisherVectors:
         return filed, which
 
     def _rows64(self, examples: Any) -> Float[np.ndarray, "b p"]:
-        block = np.asarray(self.scores.whitened(examples, self.mean, self.weight), np.float64)
+        block, exact = np.asarray(self.scores.whitened(examples, self.whitening), np.float64), self.whitening64
         try:
             with jax.enable_x64(True):
                 gradients = np.array(self.scores.in_float64(_float64(examples)))
         except TypeError:  # the model mixes in arrays or constants of one precision
             return block
-        gradients -= self.statistics.mean_score[None, :]
-        gradients *= self.statistics.weight(self._damping)[None, :]
+        gradients -= exact.mean[None, :]
+        gradients *= exact.weight[None, :]
+        if exact.roots or exact.unit_rows:
+            with jax.enable_x64(True):
+                gradients = np.asarray(exact.turned(jnp.asarray(gradients)))
         same = np.linalg.norm(gradients - block) <= _ROUNDING * np.linalg.norm(gradients)
         return gradients if same else block
 

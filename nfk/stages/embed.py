@@ -33,8 +33,8 @@ def run(params: Params, family: str, group: Group | None = None) -> Outcome:
     with shared_store.write(path, inputs=inputs, group=group) as writer, progress(f"embed@{family}") as report:
         for split in SPLITS:
             examples = data.examples(split, params.embed.examples if split == "train" else None)
-            vectors = FisherVectors(scores, examples, statistics, damping=factors.attributes["damping"],
-                                    block_rows=params.embed.block)
+            vectors = FisherVectors(scores, examples, statistics, block_rows=params.embed.block,
+                                    **network.choices(factors))
             scratches.append(workspace.scratch(f"embed-{split}", family, {
                 "params": params.embed.model_dump(), "read": "whole" if isinstance(right, jax.Array) else memory_bytes,
                 "split": split,

@@ -6,6 +6,7 @@ Images without classes have nothing that a probe could tell: for them the spectr
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -48,10 +49,10 @@ def run(params: Params, family: str) -> Outcome:
     made_from = {"data": data.digest, "model": net.digest, "statistics": statistics_digest}
     factors = store.read(workspace.factors_store(family)).expect(**made_from)
     embeddings = store.read(workspace.embeddings_store(family)).expect(**made_from, factors=factors.digest)
-    damping = factors.attributes["damping"]
-    features, left_out = _features(params, net, data, statistics, embeddings, damping) if is_known(data) else ({}, {})
+    choices = network.choices(factors)
+    features, left_out = _features(params, net, data, statistics, embeddings, choices) if is_known(data) else ({}, {})
     with progress(f"evaluate@{family}") as report:
-        spectrum = spectra(params, net, data, damping, report)
+        spectrum = spectra(params, net, data, choices, report)
     metrics: dict[str, Any] = {
         "family": family,
         "model": net.card["model"],
@@ -96,7 +97,7 @@ def _own_baseline(features: dict[str, Any]) -> dict[str, str]:
 
 def _features(
     params: Params, net: Network, data: Images, statistics: FisherStatistics, embeddings: store.Store,
-    damping: float,
+    choices: Mapping[str, Any],
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """The metrics of every representation by name, and why one is left out."""
     pixels = json.loads(workspace.BASELINES.read_text(encoding="utf-8")) if workspace.BASELINES.exists() else {}
@@ -105,7 +106,7 @@ def _features(
                                "`nfk repro baselines`")
     rank = representations.reachable(params.evaluate.ranks, embeddings.attributes["rank"])[-1]
     with progress(f"evaluate@{net.family}") as report:
-        full, reason = representations.full_fisher_vector(params, net, data, statistics, damping, report)
+        full, reason = representations.full_fisher_vector(params, net, data, statistics, choices, report)
     compared = [*representations.embeddings(params, embeddings), *([full] if full else []),
                 *representations.activations(params, net, data, rank)]
     with progress(f"evaluate@{net.family}", "representations") as report:
@@ -115,7 +116,7 @@ def _features(
     return found | pixels["features"], {} if full else {"full-fisher-vector": reason}
 
 
-def spectra(params: Params, net: Network, data: Images, damping: float, report: Report) -> dict[str, Any]:
+def spectra(params: Params, net: Network, data: Images, choices: Mapping[str, Any], report: Report) -> dict[str, Any]:
     """Explained variance of the trained and of untrained networks on the same examples and samples, each with its
     own statistics, with and without the mean score taken away; `untrained` is the mean over `untrained_draws`, and
     absent for a network that was trained elsewhere."""
@@ -125,7 +126,7 @@ def spectra(params: Params, net: Network, data: Images, damping: float, report: 
 
     def curves(scores: Scores) -> dict[str, list[float]]:
         found = {}
-        for suffix, vectors in _vectors(params, scores, examples, samples, damping):
+        for suffix, vectors in _vectors(params, scores, examples, samples, choices):
             gram, = kernel_matrices(vectors, progress=report)
             ratio = explained_variance(gram)
             found[suffix] = [float(ratio[count - 1]) for count in counts]
@@ -144,12 +145,12 @@ def spectra(params: Params, net: Network, data: Images, damping: float, report: 
 
 
 def _vectors(
-    params: Params, scores: Scores, examples: Any, samples: Any, damping: float
+    params: Params, scores: Scores, examples: Any, samples: Any, choices: Mapping[str, Any]
 ) -> list[tuple[str, FisherVectors]]:
-    centred = fisher_statistics(scores, samples, block=params.statistics.block)
+    centred = fisher_statistics(scores, samples, block=params.statistics.block,
+                                kronecker=params.statistics.whitening == "kronecker")
     uncentred = centred._replace(mean_score=np.zeros_like(centred.mean_score))
-    return [(suffix, FisherVectors(scores, examples, statistics, damping=damping,
-                                   block_rows=params.statistics.block))
+    return [(suffix, FisherVectors(scores, examples, statistics, block_rows=params.statistics.block, **choices))
             for suffix, statistics in (("", centred), ("_uncentred", uncentred))]
 
 

@@ -71,10 +71,14 @@ def model_samples(params: Params, network: Network, images: Images) -> tuple[Exa
     return np.asarray(drawn), "model samples"
 
 
+def choices(factors: store.Store) -> dict[str, Any]:
+    """How `svd` made Fisher vectors of scores: `damping` and `unit_rows` of `FisherVectors`."""
+    kept = factors.attributes
+    return {"damping": kept["damping"], "unit_rows": kept.get("unit_rows", False)}  # older ones do not say
+
+
 def load_statistics(network: Network, images: Images) -> tuple[FisherStatistics, str]:
     """What `statistics` wrote for just this network, theta and data, and its digest, which all later stores hold."""
     found = store.read(workspace.statistics_store(network.family))
     found.expect(model=network.digest, data=images.digest, theta=network.theta)
-    statistics = FisherStatistics(found["mean_score"][:], found["diagonal"][:],
-                                  int(found.attributes["count"]))
-    return statistics, found.digest
+    return FisherStatistics.of_arrays(found, int(found.attributes["count"])), found.digest

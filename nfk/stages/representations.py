@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -58,13 +59,14 @@ def activations(params: Params, network: Network, images: Images, rank: int) -> 
 
 
 def full_fisher_vector(
-    params: Params, network: Network, images: Images, statistics: FisherStatistics, damping: float, progress: Progress
+    params: Params, network: Network, images: Images, statistics: FisherStatistics, choices: Mapping[str, Any],
+    progress: Progress
 ) -> tuple[Features | None, str]:
     """The whole Fisher vector through its kernel matrix, or None and the reason it is left out."""
     most = params.labelled
     scores = network.scores
     rows = [FisherVectors(scores, images.examples(split, most if split == "train" else None), statistics,
-                          damping=damping, block_rows=params.statistics.block) for split in SPLITS]
+                          block_rows=params.statistics.block, **choices) for split in SPLITS]
     needed = 4 * rows[0].shape[0] * scores.size / 2**30
     if needed > params.evaluate.full_vector_gib:
         return None, (f"{rows[0].shape[0]:,} Fisher vectors of {scores.size:,} numbers need {needed:.1f} GiB, "

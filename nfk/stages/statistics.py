@@ -23,12 +23,12 @@ def run(params: Params, family: str, group: Group | None = None) -> Outcome:
         "model": net.digest, "theta": net.theta}, group)
     with progress(f"statistics@{family}") as report:
         found = fisher_statistics(scores, samples, block=params.statistics.block, checkpoint=scratch,
-                                  group=group, progress=report)
+                                  group=group, progress=report, kronecker=params.statistics.whitening == "kronecker")
     path = workspace.statistics_store(family)
     inputs = {"data": data.digest, "model": net.digest, "theta": net.theta}
     with shared_store.write(path, inputs=inputs, group=group) as writer:
-        writer.put("mean_score", found.mean_score)
-        writer.put("diagonal", found.diagonal)
+        for name, values in found.arrays().items():
+            writer.put(name, values)
         writer.attributes.update(
             count=found.count, samples=origin, dead_parameters=found.dead,
             parameters=[entry._asdict() for entry in parameter_index(scores.params)])

@@ -31,7 +31,7 @@ def run(params: Params, name: str) -> Outcome:
                 *representations.activations(params, net, data, rank)]
 
     material = Material(
-        images=data, model=net.model, scores=net.scores, statistics=statistics, damping=factors.attributes["damping"],
+        images=data, model=net.model, scores=net.scores, statistics=statistics, **network.choices(factors),
         modes=KeptModes(factors["singular_values"][:], factors["left"][:], factors["right"]),
         memory_bytes=int(params.svd.memory_gib * 2**30),
         embeddings={split: np.asarray(embeddings[split][:]) for split in images.SPLITS}, labelled=params.labelled,

@@ -32,7 +32,7 @@ def run(params: Params, family: str, group: Group | None = None) -> Outcome:
     examples = data.examples("train", settings.examples)
     scores.probe(examples, settings.block)
     vectors = FisherVectors(scores, examples, statistics, damping=settings.damping,
-                            block_rows=settings.block)
+                            unit_rows=settings.unit_rows, block_rows=settings.block)
     inputs = {"data": data.digest, "model": net.digest, "statistics": statistics_digest}
     scratch = workspace.scratch("svd", family, {
         "params": settings.model_dump(exclude=_WHEN_TO_STOP), "seed": params.seed, **inputs}, group)
@@ -62,7 +62,8 @@ def run(params: Params, family: str, group: Group | None = None) -> Outcome:
         writer.put("explained_variance", explained)
         writer.attributes.update(
             strategy=plan, passes=factors.passes, squared_norm=factors.squared_norm,
-            orthogonality=orthogonality, damping=settings.damping, examples=vectors.shape[0])
+            orthogonality=orthogonality, damping=settings.damping, unit_rows=settings.unit_rows,
+            examples=vectors.shape[0])
     if group.index == 0:
         save(singular_values(factors.singular_values, factors.residuals, settings.tolerance),
              workspace.spectrum_figure(family))

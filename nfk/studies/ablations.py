@@ -31,6 +31,7 @@ from nfk.fisher.parameters import parameter_index
 from nfk.fisher.scores import LogDensity, Scores
 from nfk.fisher.statistics import FisherStatistics, block_moments, fisher_statistics
 from nfk.fisher.vectors import FisherVectors
+from nfk.fisher.whitening import unit_rows
 from nfk.linalg import spread
 from nfk.linalg.eigen import leading_eigenpairs
 from nfk.linalg.gram import gram_matrix
@@ -144,10 +145,12 @@ class Gradients:
         """Vectors of another potential, or of other weights; statistics None: over the samples, of that potential."""
         def rows() -> list[RowBlocks]:
             scores, block = Scores(log_density, params), self._material.block
-            known = statistics or fisher_statistics(scores, self.samples, block=block, progress=self._report)
+            known = statistics or fisher_statistics(
+                scores, self.samples, kronecker=self._material.statistics.sides is not None, block=block,
+                progress=self._report)
             return [ChangedRows(FisherVectors(scores, examples, known, damping=self._material.damping,
-                                              block_rows=block), lambda each: each.astype(jnp.float32))
-                    for examples in self.examples]
+                                              unit_rows=self._material.unit_rows, block_rows=block),
+                                lambda each: each.astype(jnp.float32)) for examples in self.examples]
 
         return rows
 
@@ -170,7 +173,9 @@ def variants(material: Material, params: AblationsParams, gradients: Gradients) 
     def variant(name: str, group: str, *changes: change.Change) -> Variant:
         return Variant(name, group, gradients.changed(*changes))
 
-    yield variant(DEFAULT, "as the pipeline has it", fisher)
+    yield variant(DEFAULT, "as the pipeline has it", material.whitening)
+    if known.sides is not None or material.unit_rows:
+        yield variant("element-wise", "as the paper has it", fisher)
     group = "centring and whitening"
     yield variant("mean not subtracted", group, change.centred_and_weighted(np.zeros_like(mean), weight))
     yield variant("not whitened", group, centred)
@@ -181,20 +186,20 @@ def variants(material: Material, params: AblationsParams, gradients: Gradients) 
         yield variant(f"{count} model samples", "statistics", _from_statistics(gradients.of_samples[:count], damping))
     yield variant("training images", "statistics", _from_statistics(gradients.of_train, damping))
     group, root = "rows", change.signed_square_root
-    yield variant("row-normalised", group, fisher, change.unit_rows)
-    yield variant("not whitened, row-normalised", group, centred, change.unit_rows)
+    yield variant("row-normalised", group, fisher, unit_rows)
+    yield variant("not whitened, row-normalised", group, centred, unit_rows)
     yield variant("signed square root", group, fisher, root)
-    yield variant("signed square root, row-normalised", group, fisher, root, change.unit_rows)
-    yield variant("not whitened, signed square root, row-normalised", group, centred, root, change.unit_rows)
+    yield variant("signed square root, row-normalised", group, fisher, root, unit_rows)
+    yield variant("not whitened, signed square root, row-normalised", group, centred, root, unit_rows)
     group, layers = "layers", change.centred_and_weighted(mean, change.layer_weights(known, index))
     yield variant("one weight a layer", group, layers)
-    yield variant("one weight a layer, row-normalised", group, layers, change.unit_rows)
+    yield variant("one weight a layer, row-normalised", group, layers, unit_rows)
     yield variant("each layer row-normalised", group, centred, change.unit_layers(index))
     kronecker = _kronecker(gradients, mean, ones, index)
     for other in params.kronecker_dampings:
         yield variant(f"Kronecker-factored {other:.0e}", group, centred, kronecker(other))
         yield variant(f"Kronecker-factored {other:.0e}, row-normalised", group, centred, kronecker(other),
-                      change.unit_rows)
+                      unit_rows)
     yield variant("vectors in bf16", "precision", fisher, change.in_bfloat16)
     scores = material.scores
     halved = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.bfloat16), scores.params)
@@ -282,8 +287,7 @@ def _of_the_default(
     material: Material, params: AblationsParams, gradients: Gradients, labels: Labels
 ) -> Iterator[Kept]:
     """The default's embedding at other ranks, and scaled otherwise."""
-    rank, rows = material.modes.right.shape[1], gradients.changed(change.centred_and_weighted(
-        material.statistics.mean_score, material.statistics.weight(material.damping)))
+    rank, rows = material.modes.right.shape[1], gradients.changed(material.whitening)
     most = min(max(*params.ranks, rank), len(labels.train), material.scores.size)
     whole = embed(rows(), most)
     features = Features("whole", *whole.splits)
@@ -303,8 +307,7 @@ def _rivals(material: Material, gradients: Gradients, rank: int) -> list[Feature
               **{name: name for name in compared if name.startswith(("activations-all-pca-", f"pca-{rank}"))}}
     rivals = [Features(called, compared[name].train, compared[name].validation, compared[name].test)
               for name, called in wanted.items() if name in compared]
-    fisher = gradients.changed(change.centred_and_weighted(
-        material.statistics.mean_score, material.statistics.weight(material.damping)))
+    fisher = gradients.changed(material.whitening)
     return [from_gram(FULL, *kernel_matrices(*fisher())), *rivals]
 
 

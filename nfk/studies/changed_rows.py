@@ -7,21 +7,18 @@ passes over the block's numbers, no gradient.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from nfk.fisher.kronecker import inverse_roots, sides_size, sides_sum, whitened
 from nfk.fisher.parameters import Parameter
 from nfk.fisher.statistics import FisherStatistics
-from nfk.linalg.orthonormal import product64
+from nfk.fisher.whitening import unit_rows
 from nfk.linalg.rows import KeptRows, RowBlocks, block_count
 
 Change = Callable[[Float[Array, "b p"]], Float[Array, "b p"]]
-
-_LARGEST_SIDE = 2048
-"""A layer's longer side is whitened by its diagonal: an eigenproblem of that size takes some 2 s."""
 
 
 class ChangedRows(KeptRows):
@@ -50,12 +47,6 @@ def centred_and_weighted(mean: Float[np.ndarray, " p"], weight: Float[np.ndarray
     return lambda rows: (rows - shift[None, :]) * scale[None, :]
 
 
-def unit_rows(rows: Float[Array, "b p"]) -> Float[Array, "b p"]:
-    """V_x / |V_x|; a zero row stays zero."""
-    lengths = jnp.linalg.norm(rows, axis=1, keepdims=True)
-    return rows / jnp.where(lengths > 0, lengths, 1)
-
-
 def signed_square_root(rows: Float[Array, "b p"]) -> Float[Array, "b p"]:
     """sign(v) |v|^(1/2), element-wise (Perronnin, Sanchez, Mensink 2010)."""
     return jnp.sign(rows) * jnp.sqrt(jnp.abs(rows))
@@ -81,77 +72,14 @@ def layer_weights(statistics: FisherStatistics, index: Sequence[Parameter]) -> F
     return np.where(means > 0, 1 / np.sqrt(np.where(means > 0, means, 1.0)), 0.0)
 
 
-class _Sides(NamedTuple):
-    """Of one parameter array, its gradient G as a x b, outputs last: L = E[G G^T] and R = E[G^T G], each a matrix, or
-    its diagonal."""
-
-    left: np.ndarray
-    right: np.ndarray
-
-
 def kronecker_whitening(centred: RowBlocks, index: Sequence[Parameter], damping: float) -> Change:
-    """tr(L)^(1/2) L^(-1/2) G R^(-1/2) of each parameter array's centred gradient G, in place of the diagonal weights.
-
-    L ⊗ R / tr(L) stands for the covariance of G's numbers over the rows of `centred` (the model's samples): exact where
-    that is a Kronecker product, as K-FAC supposes (Martens, Grosse 2015), here from the gradients themselves as in
-    Shampoo (Gupta, Koren, Singer 2018). A bias is a row: its whole covariance. L and R are damped by `damping` times
-    their mean eigenvalue. Cost: p (a + b) multiply-adds a row, twice. Holds the sides' matrices.
-    """
-    roots = [_inverse_roots(sides, damping) for sides in _sides(centred, index)]
-
-    def change(rows: Float[Array, "b p"]) -> Float[Array, "b p"]:
-        parts = []
-        for entry, (left, right) in zip(index, roots, strict=True):
-            part = _from_left(jnp.asarray(left, rows.dtype), _matrices(rows, entry))
-            part = jnp.swapaxes(_from_left(jnp.asarray(right, rows.dtype), jnp.swapaxes(part, 1, 2)), 1, 2)
-            parts.append(part.reshape(len(rows), -1))
-        return jnp.concatenate(parts, axis=1)
-
-    return change
-
-
-def _sides(centred: RowBlocks, index: Sequence[Parameter]) -> list[_Sides]:
-    sums = [_Sides(*(np.zeros((side, side) if side <= _LARGEST_SIDE else side) for side in _matrix_shape(entry)))
-            for entry in index]
-    for block in range(block_count(centred)):
-        rows = centred.block(block)
-        for entry, (left, right) in zip(index, sums, strict=True):
-            part = _matrices(rows, entry)
-            for total, along in ((right, part), (left, jnp.swapaxes(part, 1, 2))):
-                flat = along.reshape(-1, along.shape[2])
-                total += product64(flat, flat) if total.ndim == 2 else np.asarray((flat**2).sum(axis=0), np.float64)
-    return [_Sides(left / centred.shape[0], right / centred.shape[0]) for left, right in sums]
-
-
-def _inverse_roots(sides: _Sides, damping: float) -> tuple[np.ndarray, np.ndarray]:
-    """tr(L)^(1/2) (L + ..)^(-1/2) and (R + ..)^(-1/2); zeros where the gradients are."""
-    trace = float(np.trace(sides.left) if sides.left.ndim == 2 else sides.left.sum())
-    return np.sqrt(trace) * _inverse_root(sides.left, damping), _inverse_root(sides.right, damping)
-
-
-def _inverse_root(side: np.ndarray, damping: float) -> np.ndarray:
-    if side.ndim == 1:
-        damped = side + damping * side.mean()
-        return np.where(damped > 0, 1 / np.sqrt(np.where(damped > 0, damped, 1)), 0)
-    values, vectors = np.linalg.eigh(side)
-    floor = len(side) * np.finfo(np.float64).eps * max(values[-1], 0.0)  # round-off of a singular side
-    damped = np.where(values > floor, values, 0) + damping * max(values.mean(), 0.0)
-    return (vectors * np.where(damped > floor, 1 / np.sqrt(np.where(damped > floor, damped, 1)), 0)) @ vectors.T
-
-
-def _from_left(factor: Float[Array, "..."], matrices: Float[Array, "n a b"]) -> Float[Array, "n a b"]:
-    if factor.ndim == 1:
-        return factor[None, :, None] * matrices
-    return jnp.einsum("ij,njk->nik", factor, matrices, precision="highest")
-
-
-def _matrices(rows: Float[Array, "n p"], entry: Parameter) -> Float[Array, "n a b"]:
-    return rows[:, _part(entry)].reshape(len(rows), *_matrix_shape(entry))
-
-
-def _matrix_shape(entry: Parameter) -> tuple[int, int]:
-    """(inputs, outputs): kernels have their outputs last."""
-    return (_size(entry) // entry.shape[-1], entry.shape[-1]) if entry.shape else (1, 1)
+    """Each parameter array whitened as a whole, in place of the diagonal weights, by `nfk.fisher.kronecker`'s factors
+    over the rows of `centred` (the model's samples)."""
+    sides = sum((sides_sum(centred.block(block), index) for block in range(block_count(centred))),
+                np.zeros(sides_size(index))) / centred.shape[0]
+    roots = tuple((jnp.asarray(left, jnp.float32), jnp.asarray(right, jnp.float32))
+                  for left, right in inverse_roots(sides, index, damping))
+    return lambda rows: whitened(rows, index, roots)
 
 
 def _part(entry: Parameter) -> slice:

@@ -54,8 +54,8 @@ class Squares(NamedTuple):
 
 def run(material: Material, params: EigenvalueErrorParams, report: Report) -> Findings:
     examples = np.asarray(material.images.examples("train", params.examples)[0 : params.examples])
-    exact, smooth = _float64_rows(_vectors(material, examples), report)
-    vectors = _vectors(material, examples[smooth])
+    exact, smooth = _float64_rows(material.vectors(examples), report)
+    vectors = material.vectors(examples[smooth])
     rank = min(params.rank, *vectors.shape)
     truth, total = _eigenvalues(exact, rank)
     variance = np.cumsum(truth) / total
@@ -118,22 +118,16 @@ def _eigenvalues(rows: Float[np.ndarray, "m p"], count: int) -> tuple[Float[np.n
     return found[::-1], float(np.trace(gram))
 
 
-def _vectors(material: Material, examples: Any) -> FisherVectors:
-    return FisherVectors(material.scores, examples, material.statistics, damping=material.damping,
-                         block_rows=material.block)
-
-
 def _float64_rows(vectors: FisherVectors, report: Report) -> tuple[Float[np.ndarray, "m p"], Bool[np.ndarray, " n"]]:
     """The rows from gradients in float64, without those at a kink, and which are left. Holds 8 n p bytes."""
     rows, smooth = np.empty(vectors.shape), np.empty(vectors.shape[0], bool)
-    mean, weight = vectors.statistics.mean_score, np.asarray(vectors.weight, np.float64)
+    exact = vectors.whitening64
     for index in range(block_count(vectors)):
         bounds = slice(*block_bounds(vectors, index))
         single = np.asarray(vectors.block(index), np.float64)
         with jax.enable_x64(True):
-            rows[bounds] = np.asarray(vectors.scores.in_float64(np.asarray(vectors.examples(index), np.float64)))
-        rows[bounds] -= mean
-        rows[bounds] *= weight
+            gradients = vectors.scores.in_float64(np.asarray(vectors.examples(index), np.float64))
+            rows[bounds] = np.asarray(exact(gradients))
         apart = np.linalg.norm(rows[bounds] - single, axis=1)
         smooth[bounds] = apart <= _KINK * np.linalg.norm(rows[bounds], axis=1)
         report(bounds.stop, vectors.shape[0], "gradients in float64")

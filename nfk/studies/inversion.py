@@ -25,7 +25,6 @@ from threadpoolctl import threadpool_limits
 from nfk.evaluation.accuracy import accuracy
 from nfk.evaluation.figures.images import labelled_rows
 from nfk.family_params import MODEL_PARAMS
-from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.gram import gram_svd
 from nfk.linalg.rows import StoredRows, image_pass
 from nfk.models.families import MODELS
@@ -109,10 +108,7 @@ def fisher_codes(
     params: InversionParams, report: Report,
 ) -> Codes:
     """Embeddings by the leading modes of the first `params.generated` images' Fisher vectors. Holds these."""
-    def rows(examples: Float[np.ndarray, "m h w c"]) -> FisherVectors:
-        return FisherVectors(material.scores, examples, material.statistics, damping=material.damping,
-                             block_rows=material.block)
-
+    rows = material.vectors
     fitted = StoredRows(rows(generated[: params.generated]))
     factors = gram_svd(fitted, rank=min(params.rank, *fitted.shape), progress=report)
     right = jnp.asarray(factors.right)

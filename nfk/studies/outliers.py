@@ -33,7 +33,6 @@ from nfk.evaluation.auroc import auroc
 from nfk.evaluation.figures.bars import ranked_bars
 from nfk.evaluation.knn import METRICS
 from nfk.fisher.embedding import embed, held_or_read
-from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.rows import KeptRows, RowBlocks, block_bounds
 from nfk.linalg.tall import Tall
 from nfk.studies.study import Findings, Material, Report, Table
@@ -102,8 +101,7 @@ def _scores(
     """Each score by name, of the test images and of the outliers: the larger, the less known."""
     images, rank = material.images, material.modes.right.shape[1]
     sets = [images.examples("test"), pixels.astype(np.float32) / np.float32(255)]
-    vectors = [FisherVectors(material.scores, each, material.statistics, damping=material.damping,
-                             block_rows=material.block) for each in sets]
+    vectors = [material.vectors(each) for each in sets]
     inside, outside = (projected(rows, material.modes.right, report, what, material.memory_bytes) for rows, what in
                        zip(vectors, ("test images", "outliers"), strict=True))
     yield "nfk residual", inside.residual, outside.residual

@@ -14,6 +14,8 @@ from nfk.checkpoint import Checkpoint
 from nfk.evaluation.features import Features
 from nfk.fisher.scores import Scores
 from nfk.fisher.statistics import FisherStatistics
+from nfk.fisher.vectors import FisherVectors
+from nfk.fisher.whitening import Whitening
 from nfk.linalg.tall import Tall
 from nfk.models.protocol import TrainedModel
 from nfk.params import EvaluateParams
@@ -57,6 +59,7 @@ class Material(NamedTuple):
     scores: Scores
     statistics: FisherStatistics
     damping: float
+    unit_rows: bool
     memory_bytes: int
     """for the right factor and the rows it meets"""
     modes: KeptModes
@@ -74,6 +77,17 @@ class Material(NamedTuple):
     activations"""
     checkpoint: Checkpoint
     """scratch of this study alone"""
+
+    @property
+    def whitening(self) -> Whitening:
+        """What makes Fisher vectors of gradients there, in float32."""
+        return self.statistics.whitening(self.scores.index, damping=self.damping, unit_rows=self.unit_rows
+                                         ).in_precision(np.float32)
+
+    def vectors(self, examples: Any) -> FisherVectors:
+        """Fisher vectors as the pipeline's `svd` stage made them."""
+        return FisherVectors(self.scores, examples, self.statistics, damping=self.damping, unit_rows=self.unit_rows,
+                             block_rows=self.block)
 
     def key(self, purpose: str) -> Key[Array, ""]:
         """A key of its own for each purpose (its first eight letters count), all from the seed."""

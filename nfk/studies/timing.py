@@ -84,8 +84,7 @@ def _curve(material: Material, way: TimedWay, counts: list[int], params: TimingP
     for n in counts:
         if n > available:
             return Curve(points, f"{n:,} images: there are {available:,} training images")
-        vectors = FisherVectors(material.scores, material.images.examples("train", n), material.statistics,
-                                damping=material.damping, block_rows=material.block)
+        vectors = material.vectors(material.images.examples("train", n))
         if why := _too_dear(vectors, way, params, points):
             return Curve(points, f"{n:,} images: {why}")
         try:

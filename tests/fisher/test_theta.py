@@ -11,6 +11,7 @@ from nfk import NeuralFisherKernel
 from nfk.fisher.parameters import parameter_index
 from nfk.fisher.scores import Scores
 from nfk.fisher.theta import ThetaError, choose
+from nfk.fisher.whitening import nothing_done
 from nfk.store import StoreError
 from tests.fisher.networks import images, log_density, weights
 
@@ -55,8 +56,8 @@ def test_no_gradient_is_taken_in_a_constant():
     """Neither its products nor its rows are in the compiled program."""
     def shapes(theta):
         rows = jax.make_jaxpr(Scores(theta.log_density, theta.params)._whitened)
-        part = jnp.zeros(sum(leaf.size for leaf in jax.tree.leaves(theta.params)))
-        return str(rows(theta.params, jnp.zeros((2, 8, 8, 1)), jax.random.key(0), part, part))
+        size = sum(leaf.size for leaf in jax.tree.leaves(theta.params))
+        return str(rows(theta.params, jnp.zeros((2, 8, 8, 1)), jax.random.key(0), nothing_done(size, jnp.float32)))
 
     assert "f32[2,64,5]" in shapes(choose(log_density, weights(0)))
     assert "f32[2,64,5]" not in shapes(choose(log_density, weights(0), exclude=["dense/kernel"]))

@@ -59,7 +59,7 @@ def material():
     random = np.random.default_rng(0)
     lift = random.normal(size=(144, 6))
     embeddings = {split: (images.pixels(split).reshape(-1, 144) / 255 @ lift).astype(np.float32) for split in COUNTS}
-    return Material(images=images, model=None, scores=None, statistics=None, damping=0.0,
+    return Material(images=images, model=None, scores=None, statistics=None, damping=0.0, unit_rows=False,
                     memory_bytes=1 << 30, modes=None,
                     embeddings=embeddings, labelled=COUNTS["train"], block=64,
                     evaluate=EvaluateParams(strengths=(0.1, 10.0)), seed=3, representations=lambda: [],

@@ -1,4 +1,4 @@
-"""Each change of the Fisher vectors against its formula, and what whitening must do to a known covariance."""
+"""Each change of the Fisher vectors against its formula."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from nfk.fisher.parameters import Parameter
 from nfk.fisher.statistics import FisherStatistics
+from nfk.fisher.whitening import unit_rows
 from nfk.linalg.rows import DenseRows
 from nfk.studies import changed_rows
 from nfk.studies.changed_rows import ChangedRows, kronecker_whitening, one_after_another
@@ -20,23 +21,12 @@ def rows(count: int = 7) -> np.ndarray:
     return np.random.default_rng(0).normal(size=(count, 15)).astype(np.float32)
 
 
-def spread(size: int, seed: int) -> np.ndarray:
-    """A covariance whose eigenvalues are 1 to 9."""
-    basis = np.linalg.qr(np.random.default_rng(seed).normal(size=(size, size)))[0]
-    return basis * np.linspace(1, 9, size) @ basis.T
-
-
-def root(matrix: np.ndarray) -> np.ndarray:
-    values, vectors = np.linalg.eigh(matrix)
-    return vectors * np.sqrt(values) @ vectors.T
-
-
 def test_element_wise_changes_are_their_formulas():
     given = rows()
     given[2] = 0
     lengths = np.sqrt((given.astype(np.float64) ** 2).sum(axis=1, keepdims=True))
     lengths[2] = 1
-    np.testing.assert_allclose(changed_rows.unit_rows(jnp.asarray(given)), given / lengths, rtol=1e-6)
+    np.testing.assert_allclose(unit_rows(jnp.asarray(given)), given / lengths, rtol=1e-6)
     np.testing.assert_allclose(changed_rows.signed_square_root(jnp.asarray(given)),
                                np.sign(given) * np.abs(given) ** 0.5, rtol=1e-6)
     rounded = np.asarray(changed_rows.in_bfloat16(jnp.asarray(given)))
@@ -63,23 +53,6 @@ def test_one_weight_a_layer_gives_every_layer_mean_square_one():
     assert (found[:, 3:] ** 2).mean() == pytest.approx(1, rel=1e-5)
 
 
-@pytest.mark.parametrize("largest, exact", [(2048, True), (3, False)])
-def test_kronecker_factors_whiten_a_kronecker_covariance(monkeypatch, largest, exact):
-    """Gradients A^(1/2) E_ij B^(1/2), over all i and j, have just the covariance A ⊗ B / 12; whitened they have I. With
-    the longer side by its diagonal alone that is not so."""
-    monkeypatch.setattr(changed_rows, "_LARGEST_SIDE", largest)
-    a, b, bias = spread(4, 1), spread(3, 2), spread(3, 3)
-    kernels = np.stack([root(a)[:, [i]] @ root(b)[[j], :] for i in range(4) for j in range(3)])
-    biases = np.stack([root(bias)[index % 3] for index in range(12)])
-    given = jnp.asarray(np.concatenate([biases, kernels.reshape(12, 12)], axis=1), jnp.float32)
-    found = np.asarray(kronecker_whitening(DenseRows(given, 5), INDEX, 0.0)(given), np.float64)
-    kernel, whitened_bias = (found[:, part].T @ found[:, part] / 12 for part in (slice(3, 15), slice(0, 3)))
-    assert whitened_bias == pytest.approx(np.eye(3), abs=1e-5)
-    assert (np.abs(kernel - np.eye(12)).max() < 1e-5) == exact
-    damped = np.asarray(kronecker_whitening(DenseRows(given, 5), INDEX, 10.0)(given))
-    assert np.linalg.norm(damped) < 0.5 * np.linalg.norm(found)
-
-
 def test_a_layer_without_gradients_stays_zero():
     given = np.concatenate([rows()[:, :3], np.zeros((7, 12), np.float32)], axis=1)
     found = np.asarray(kronecker_whitening(DenseRows(given), INDEX, 1e-3)(jnp.asarray(given)))
@@ -88,7 +61,7 @@ def test_a_layer_without_gradients_stays_zero():
 
 def test_changed_rows_are_changed_in_order_block_by_block():
     given = rows()
-    both = ChangedRows(DenseRows(given, 4), one_after_another(changed_rows.signed_square_root, changed_rows.unit_rows))
+    both = ChangedRows(DenseRows(given, 4), one_after_another(changed_rows.signed_square_root, unit_rows))
     rooted = np.sign(given) * np.sqrt(np.abs(given))
     found = np.concatenate([np.asarray(both.block(index)) for index in range(2)])
     np.testing.assert_allclose(found, rooted / np.linalg.norm(rooted, axis=1)[:, None], rtol=1e-5)

@@ -72,7 +72,7 @@ def embedding(teacher, images):
 
 @pytest.fixture(scope="module")
 def material(teacher, images, embedding):
-    return Material(images=images, model=teacher, scores=None, statistics=None, damping=0.0,
+    return Material(images=images, model=teacher, scores=None, statistics=None, damping=0.0, unit_rows=False,
                     memory_bytes=1 << 30, modes=None,
                     embeddings={"train": embedding}, labelled=64, block=16, evaluate=None, seed=0, representations=None,
                     checkpoint=Forgetful())

@@ -1,0 +1,106 @@
+"""Kronecker factors of the scores' covariance, one pair for each parameter array: they whiten a layer as a whole.
+
+Of an array's centred gradient G, written a x b with its outputs last, L = E[G G^T] and R = E[G^T G]. L ⊗ R / tr(L)
+stands for the covariance of G's a b numbers: exact where that is a Kronecker product, as K-FAC supposes (Martens,
+Grosse 2015), here from the gradients themselves as in Shampoo (Gupta, Koren, Singer 2018). A bias is one row: its whole
+covariance. All pairs lie end to end in one vector of `sides_size` numbers, which sums, merges and is stored as one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from nfk.fisher.parameters import Parameter
+from nfk.linalg.orthonormal import product64
+
+LARGEST_SIDE = 2048
+"""A longer side is whitened by its diagonal: the eigenproblem of one of this size takes some 2 s, and two such
+matrices of a layer 64 MiB."""
+
+Root = Float[Array, "..."] | Float[np.ndarray, "..."]
+Roots = tuple[tuple[Root, Root], ...]
+"""L's and R's inverse square roots for each array: a matrix, or the diagonal of one"""
+
+
+def sides_size(index: Sequence[Parameter]) -> int:
+    """Numbers in all pairs together."""
+    return sum(_numbers(side) for entry in index for side in _matrix_shape(entry))
+
+
+def sides_sum(rows: Float[Array, "b p"] | Float[np.ndarray, "b p"], index: Sequence[Parameter]
+              ) -> Float[np.ndarray, " s"]:
+    """Sums of G G^T and G^T G over the rows, in float64. Cost: 2 p (a + b) flops a row."""
+    sums = np.empty(sides_size(index))
+    for entry, *into in _pairs(sums, index):
+        matrices = _matrices(jnp.asarray(rows), entry)
+        for total, along in zip(into, (jnp.swapaxes(matrices, 1, 2), matrices), strict=True):
+            flat = along.reshape(-1, along.shape[2])
+            total[...] = product64(flat, flat) if total.ndim == 2 else np.sum(
+                np.square(np.asarray(flat, np.float64)), axis=0)
+    return sums
+
+
+def inverse_roots(
+    sides: Float[np.ndarray, " s"], index: Sequence[Parameter], damping: float
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """tr(L)^(1/2) (L + damping mean eigenvalue)^(-1/2) and (R + ..)^(-1/2) of each array, float64; zero along what
+    never moved. Cost: an eigenproblem a side."""
+    roots = []
+    for _, left, right in _pairs(sides, index):
+        trace = float(np.trace(left) if left.ndim == 2 else left.sum())
+        roots.append((np.sqrt(trace) * _inverse_root(left, damping), _inverse_root(right, damping)))
+    return roots
+
+
+def whitened(rows: Float[Array, "b p"], index: Sequence[Parameter], roots: Roots) -> Float[Array, "b p"]:
+    """tr(L)^(1/2) L^(-1/2) G R^(-1/2) in place of each G; symmetric as a map of p numbers. 2 p (a + b) flops a row."""
+    parts = []
+    for entry, (left, right) in zip(index, roots, strict=True):
+        part = _matrices(rows, entry)
+        part = left[None, :, None] * part if left.ndim == 1 else jnp.einsum(
+            "ij,njk->nik", left, part, precision="highest")
+        part = part * right[None, None, :] if right.ndim == 1 else jnp.matmul(part, right, precision="highest")
+        parts.append(part.reshape(len(rows), -1))
+    return jnp.concatenate(parts, axis=1)
+
+
+def _pairs(sides: Float[np.ndarray, " s"], index: Sequence[Parameter]
+           ) -> Iterator[tuple[Parameter, np.ndarray, np.ndarray]]:
+    """Each array's entry with views of its L and its R."""
+    at = 0
+    for entry in index:
+        views = []
+        for side in _matrix_shape(entry):
+            view = sides[at : at + _numbers(side)]
+            views.append(view if side > LARGEST_SIDE else view.reshape(side, side))
+            at += len(view)
+        yield entry, views[0], views[1]
+
+
+def _numbers(side: int) -> int:
+    return side if side > LARGEST_SIDE else side**2
+
+
+def _inverse_root(side: np.ndarray, damping: float) -> np.ndarray:
+    if side.ndim == 1:
+        damped = side + damping * side.mean()
+        return np.where(damped > 0, 1 / np.sqrt(np.where(damped > 0, damped, 1)), 0)
+    values, vectors = np.linalg.eigh(side)
+    floor = len(side) * np.finfo(np.float64).eps * max(values[-1], 0.0)  # round-off of a singular side
+    damped = np.where(values > floor, values, 0) + damping * max(values.mean(), 0.0)
+    return (vectors * np.where(damped > floor, 1 / np.sqrt(np.where(damped > floor, damped, 1)), 0)) @ vectors.T
+
+
+def _matrices(rows: Float[Array, "n p"], entry: Parameter) -> Float[Array, "n a b"]:
+    size = math.prod(entry.shape)
+    return rows[:, entry.offset : entry.offset + size].reshape(len(rows), *_matrix_shape(entry))
+
+
+def _matrix_shape(entry: Parameter) -> tuple[int, int]:
+    """(inputs, outputs): kernels have their outputs last."""
+    return (math.prod(entry.shape[:-1]), entry.shape[-1]) if entry.shape else (1, 1)

@@ -1,0 +1,67 @@
+"""What makes Fisher vectors of scores: the mean taken away, the covariance made even, and each row's length if asked.
+
+Element-wise, V_x = (I + damping * mean(I))^(-1/2) * (g(x) - Z), the paper's. With Kronecker factors each parameter
+array is whitened as a whole (`nfk.fisher.kronecker`), where I = 0 the score still counts as 0. `unit_rows` divides
+each V_x by its length: the kernel is then the cosine of two Fisher vectors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from nfk.fisher.kronecker import whitened
+from nfk.fisher.parameters import Parameter
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Whitening:
+    """The map of raw gradients g(x) to rows of V, compiled with what computes them."""
+
+    mean: Any
+    """(p,), and so `weight`; Any, since JAX puts shapes and placements in the arrays' places"""
+    weight: Any
+    roots: Any
+    """of each array's two sides; none: element-wise"""
+    index: tuple[Parameter, ...] = field(metadata={"static": True})
+    unit_rows: bool = field(metadata={"static": True})
+
+    def __call__(self, gradients: Float[Array, "b p"]) -> Float[Array, "b p"]:
+        """Rows of V."""
+        return self.turned((gradients - self.mean[None, :]) * self.weight[None, :])
+
+    def turned(self, rows: Float[Array, "b p"]) -> Float[Array, "b p"]:
+        """Rows of V from rows that are centred and weighted."""
+        rows = whitened(rows, self.index, self.roots) if self.roots else rows
+        return unit_rows(rows) if self.unit_rows else rows
+
+    def times(self, columns: Float[Array, "p r"]) -> Float[Array, "p r"]:
+        """T M of the map's linear part T, V = (J - 1 Z^T) T before rows are made unit."""
+        return self._turn_columns(columns) * self.weight[:, None]
+
+    def transposed_times(self, columns: Float[Array, "p r"]) -> Float[Array, "p r"]:
+        """T^T M."""
+        return self._turn_columns(columns * self.weight[:, None])
+
+    def _turn_columns(self, columns: Float[Array, "p r"]) -> Float[Array, "p r"]:
+        return whitened(columns.T, self.index, self.roots).T if self.roots else columns
+
+    def in_precision(self, dtype: Any) -> Whitening:
+        """The same with numbers of `dtype`."""
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self)
+
+
+def nothing_done(size: int, dtype: Any) -> Whitening:
+    """The map that gives gradients back as they are."""
+    return Whitening(jnp.zeros(size, dtype), jnp.ones(size, dtype), (), (), False)
+
+
+def unit_rows(rows: Float[Array, "b p"]) -> Float[Array, "b p"]:
+    """V_x / |V_x|; a zero row stays zero."""
+    lengths = jnp.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / jnp.where(lengths > 0, lengths, 1)
