@@ -144,8 +144,8 @@ def load(name: str) -> Experiment:
 
 
 def params_text(change: dict[str, Any], seed: int, base: Path = parameters.PARAMS_FILE) -> str:
-    """params.yaml with the paper's Fisher vectors and `change` in it: sections are merged key by key; families, theta and studies, which are lists of
-    the user's own, are replaced. ParamsError where the result cannot be used."""
+    """params.yaml with the paper's Fisher vectors and `change` in it: sections are merged key by key; families, theta
+    and studies, which are lists of the user's own, are replaced. ParamsError where the result cannot be used."""
     from ruamel.yaml import YAML
 
     content = YAML(typ="safe", pure=True).load(base.read_text(encoding="utf-8"))

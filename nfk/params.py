@@ -109,6 +109,8 @@ class EvaluateParams(Section):
     initialisations: PositiveInt = Field(5, description="untrained networks whose mean spectrum is compared")
     full_vector_gib: Annotated[float, Field(ge=0)] = Field(
         8.0, description="largest full Fisher matrix compared; above it that row is left out, saying so")
+    activations_and_gradients: bool = Field(
+        False, description="all activations and the full Fisher vector side by side too, each of mean square 1")
 
 
 class ReportParams(Section):

@@ -1,10 +1,11 @@
-"""An embedder whose right factor does not fit the memory it is given."""
+"""What an embedder makes of images, one whose right factor does not fit the memory it is given included."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -24,8 +25,24 @@ class Watched:
         return self._right[rows]
 
 
-def test_it_is_read_by_parts_and_gives_the_same_vectors(tmp_path):
-    files = write(tmp_path)
+def test_fisher_vectors_are_whitened_as_the_pipeline_did(tmp_path):
+    """Older embedders know neither Kronecker factors nor unit rows."""
+    made, older = Embedder.load(write(tmp_path / "new", kronecker=True)), Embedder.load(write(tmp_path / "old"))
+    images = np.random.default_rng(0).random((9, *made.image_shape), np.float32)
+    gradients = np.asarray(made.scores(images), np.float64)
+    with jax.enable_x64(True):
+        whitening = made.statistics.whitening(made.scores.index, damping=1e-3)
+        turned = np.asarray(whitening(jnp.asarray(gradients)))
+    plain = gradients * made.statistics.weight(1e-3)
+    for embedder, rows in ((made, turned / np.linalg.norm(turned, axis=1, keepdims=True)), (older, plain)):
+        expected = rows @ np.asarray(embedder.right, np.float64)
+        for found in (embedder(images, block=4), embedder.at_once(images)):
+            np.testing.assert_allclose(found, expected, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("kronecker", [False, True])
+def test_it_is_read_by_parts_and_gives_the_same_vectors(tmp_path, kronecker):
+    files = write(tmp_path, kronecker=kronecker)
     held = Embedder.load(files)
     p, k = held.right.shape
     apart = Embedder.load(files, memory_gib=1.9 * p * k * 4 / 2**30)

@@ -8,15 +8,17 @@ covariance. All pairs lie end to end in one vector of `sides_size` numbers, whic
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from nfk.fisher.parameters import Parameter
-from nfk.linalg.orthonormal import product64
+from nfk.in_cache import EXAMPLES
 
 LARGEST_SIDE = 2048
 """A longer side is whitened by its diagonal: the eigenproblem of one of this size takes some 2 s, and two such
@@ -34,15 +36,26 @@ def sides_size(index: Sequence[Parameter]) -> int:
 
 def sides_sum(rows: Float[Array, "b p"] | Float[np.ndarray, "b p"], index: Sequence[Parameter]
               ) -> Float[np.ndarray, " s"]:
-    """Sums of G G^T and G^T G over the rows, in float64. Cost: 2 p (a + b) flops a row."""
-    sums = np.empty(sides_size(index))
-    for entry, *into in _pairs(sums, index):
-        matrices = _matrices(jnp.asarray(rows), entry)
-        for total, along in zip(into, (jnp.swapaxes(matrices, 1, 2), matrices), strict=True):
-            flat = along.reshape(-1, along.shape[2])
-            total[...] = product64(flat, flat) if total.ndim == 2 else np.sum(
-                np.square(np.asarray(flat, np.float64)), axis=0)
+    """Sums of G G^T and G^T G over the rows: products of 32 rows in their precision, summed in float64. Cost:
+    2 p (a + b) flops a row."""
+    sums, index = np.zeros(sides_size(index)), tuple(index)
+    for start in range(0, len(rows) if index else 0, EXAMPLES):
+        part = jnp.asarray(rows[start : start + EXAMPLES])
+        few = jnp.pad(part, ((0, EXAMPLES - len(part)), (0, 0)))  # rows of zeros add nothing, and compile nothing
+        sums += np.asarray(_products(few, index, LARGEST_SIDE))
     return sums
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _products(rows: Float[Array, "b p"], index: tuple[Parameter, ...], largest: int) -> Float[Array, " s"]:
+    products = []
+    for entry in index:
+        matrices = _matrices(rows, entry)
+        for along in (jnp.swapaxes(matrices, 1, 2), matrices):
+            flat = along.reshape(-1, along.shape[2])
+            products.append(jnp.matmul(flat.T, flat, precision="highest").reshape(-1)
+                            if flat.shape[1] <= largest else jnp.square(flat).sum(axis=0))
+    return jnp.concatenate(products)
 
 
 def inverse_roots(
@@ -62,9 +75,10 @@ def whitened(rows: Float[Array, "b p"], index: Sequence[Parameter], roots: Roots
     parts = []
     for entry, (left, right) in zip(index, roots, strict=True):
         part = _matrices(rows, entry)
-        part = left[None, :, None] * part if left.ndim == 1 else jnp.einsum(
+        part = jnp.asarray(left)[None, :, None] * part if left.ndim == 1 else jnp.einsum(
             "ij,njk->nik", left, part, precision="highest")
-        part = part * right[None, None, :] if right.ndim == 1 else jnp.matmul(part, right, precision="highest")
+        part = jnp.asarray(right)[None, None, :] * part if right.ndim == 1 else jnp.matmul(
+            part, right, precision="highest")
         parts.append(part.reshape(len(rows), -1))
     return jnp.concatenate(parts, axis=1)
 

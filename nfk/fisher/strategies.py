@@ -129,11 +129,12 @@ class _OneBlock(KeptRows):
 
 def plans(
     shape: tuple[int, int], machine: Machine, *, rank: int, oversampling: int, passes: int, block_rows: int,
-    memory_bytes: int, itemsize: int = 4,
+    memory_bytes: int, itemsize: int = 4, whitening_bytes: int = 0,
 ) -> list[Plan]:
-    """What each strategy costs for V of `shape`, cheapest first. Counts: see each method's docstring. Of `stored` and
+    """What each strategy costs for V of `shape`, cheapest first. Counts: see each method's docstring; `whitening_bytes`
+    are held beside by all. Of `stored` and
     `stream` each of this process's devices holds its part; what the others hold is counted as if one held it all."""
-    n, p = shape
+    (n, p), memory_bytes = shape, memory_bytes - whitening_bytes
     width, devices = min(rank + oversampling, n, p), jax.local_device_count()
     matrix, working = n * p * itemsize, _working(shape, block_rows, itemsize)
     products, inner = 1 / machine.flops, 1 / machine.inner_flops
@@ -155,7 +156,7 @@ def plans(
     passes_by_panels = 1 if cut.kept else (n / (2 * cut.resident_rows) + 1.5 if cut.resident_rows < n else 1) + count
     cogram_flops64 = n * p**2 + _eigen_flops(p, rank)
     cogram_seconds = 2 * n * p * rank * products + _DOUBLE * cogram_flops64 * inner
-    return sorted([
+    found = [
         Plan("explicit", 1, gram_flops + gram_flops64, gram_bytes + matrix, gradients + gram_seconds),
         Plan("gram", visits + 1, gram_flops + gram_flops64, gram_bytes + min(resident, n) * p * itemsize,
              (visits + 1) * gradients + gram_seconds),
@@ -167,7 +168,8 @@ def plans(
         Plan("stream", likely + sampled / n, krylov_flops, krylov_bytes,
              (likely + sampled / n) * gradients + krylov_seconds),
         Plan("jvp", jacobians, 0.0, working * width + 4 * (n + p) * width * itemsize, jacobians * gradients),
-    ], key=lambda plan: plan.seconds)
+    ]
+    return sorted((plan._replace(bytes=plan.bytes + whitening_bytes) for plan in found), key=lambda plan: plan.seconds)
 
 
 def _eigen_flops(size: int, rank: int) -> float:
@@ -228,7 +230,7 @@ def plan(
     def costs(machine: Machine) -> list[Plan]:
         return plans(vectors.shape, machine, rank=rank, oversampling=oversampling, passes=passes,
                      block_rows=vectors.block_rows, memory_bytes=memory_bytes,
-                     itemsize=vectors.scores.dtype.itemsize)
+                     itemsize=vectors.scores.dtype.itemsize, whitening_bytes=vectors.whitening_bytes)
 
     favoured = costs(_AGAINST_GRAM)
     if strategy != "auto":
@@ -278,7 +280,7 @@ def decompose(
     if group.size > 1 and strategy not in BY_GROUPS:
         raise ValueError(f"svd.strategy={strategy} is for one process, here are {group.size}; set it to "
                          f"{' or '.join(BY_GROUPS)}")
-    itemsize = vectors.scores.dtype.itemsize
+    itemsize, memory_bytes = vectors.scores.dtype.itemsize, memory_bytes - vectors.whitening_bytes
     resident = resident_rows(vectors.shape, rank=rank, block_rows=vectors.block_rows, memory_bytes=memory_bytes,
                              itemsize=itemsize)
     cut = panel_cut(vectors.shape, rank=rank, block_rows=vectors.block_rows, memory_bytes=memory_bytes,

@@ -49,6 +49,12 @@ class FisherVectors:
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="nfk-read")
         self._ahead: tuple[int, Future | None] = (0, None)
 
+    @property
+    def whitening_bytes(self) -> int:
+        """What Kronecker factors take, in float64 and in the scores' precision; element-wise whitening is counted with
+        the rows."""
+        return sum(root.size for root in jax.tree.leaves(self.whitening.roots)) * (8 + self.scores.dtype.itemsize)
+
     def block(self, index: int) -> Float[Array, "b p"]:
         """Rows of block `index`. Raises ScoreError naming the first example whose score is not finite."""
         return self.scores.whitened(self._read(index), self.whitening, self._bounds(index)[0])

@@ -25,6 +25,7 @@ _NAMES: tuple[tuple[str, str, str], ...] = (
     (r"nfk-(\d+)", "nfk", "NFK, k = {0}"),
     (r"nfk-(\d+)-(.+)", "nfk-variant", "NFK, k = {0}, {1}"),
     (r"full-fisher-vector", "full", "Full Fisher vector"),
+    (r"fisher-and-activations", "other", "Full Fisher vector and activations, side by side"),
     (r"activations-all-pca-(\d+)", "activations", "Activations, all layers, PCA to {0}"),
     (r"activations-all", "activations", "Activations, all layers"),
     (r"activations-(.+)-pca-(\d+)", "activations", "Activations, {0}, PCA to {1}"),

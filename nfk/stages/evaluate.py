@@ -107,8 +107,10 @@ def _features(
     rank = representations.reachable(params.evaluate.ranks, embeddings.attributes["rank"])[-1]
     with progress(f"evaluate@{net.family}") as report:
         full, reason = representations.full_fisher_vector(params, net, data, statistics, choices, report)
-    compared = [*representations.embeddings(params, embeddings), *([full] if full else []),
-                *representations.activations(params, net, data, rank)]
+    layers = list(representations.activations(params, net, data, rank))
+    compared = [*representations.embeddings(params, embeddings), *([full] if full else []), *layers]
+    if params.evaluate.activations_and_gradients and full and layers:
+        compared.append(representations.beside(full, layers))
     with progress(f"evaluate@{net.family}", "representations") as report:
         found = evaluate_all(compared, labels(params, data), params.evaluate, params.seed, progress=report)
     if full:  # what it stands for, not the numbers of its isometric copy

@@ -10,7 +10,7 @@ import numpy as np
 
 from nfk import store
 from nfk.evaluation.activations import hidden_layers
-from nfk.evaluation.features import Features, concatenate, from_gram, pca, truncate
+from nfk.evaluation.features import Features, concatenate, from_gram, pca, standardise, truncate
 from nfk.fisher.kernel import kernel_matrices
 from nfk.fisher.statistics import FisherStatistics
 from nfk.fisher.vectors import FisherVectors
@@ -72,6 +72,12 @@ def full_fisher_vector(
         return None, (f"{rows[0].shape[0]:,} Fisher vectors of {scores.size:,} numbers need {needed:.1f} GiB, "
                       f"above evaluate.full_vector_gib={params.evaluate.full_vector_gib:g}")
     return from_gram("full-fisher-vector", *kernel_matrices(*rows, progress=progress)), ""
+
+
+def beside(full: Features, layers: list[Features]) -> Features:
+    """All activations and the full Fisher vector, each shifted and scaled to mean square 1 on the training images."""
+    together = next(each for each in layers if each.name == "activations-all")
+    return concatenate([standardise(together), standardise(full)], name="fisher-and-activations")
 
 
 def reachable(ranks: tuple[int, ...], most: int) -> list[int]:

@@ -111,7 +111,8 @@ def estimate(params: Params, vectors: FisherVectors, group: Group | None = None)
     n, p = vectors.shape
     costs = strategies.plans((-(-n // group.size), p), machine, rank=settings.rank,
                              oversampling=settings.oversampling, passes=settings.passes, block_rows=settings.block,
-                             memory_bytes=int(settings.memory_gib * 2**30))
+                             memory_bytes=int(settings.memory_gib * 2**30),
+                             whitening_bytes=vectors.whitening_bytes)
     return costs if group.size == 1 else [plan for plan in costs if plan.strategy in strategies.BY_GROUPS]
 
 

@@ -105,8 +105,9 @@ def _scores(
     inside, outside = (projected(rows, material.modes.right, report, what, material.memory_bytes) for rows, what in
                        zip(vectors, ("test images", "outliers"), strict=True))
     yield "nfk residual", inside.residual, outside.residual
-    yield "nfk residual, share of length", *(each.residual / each.squared_norm for each in (inside, outside))
-    yield "nfk length", inside.squared_norm, outside.squared_norm
+    if not material.unit_rows:  # all of length 1
+        yield "nfk residual, share of length", *(each.residual / each.squared_norm for each in (inside, outside))
+        yield "nfk length", inside.squared_norm, outside.squared_norm
     embedding = Rows(material.modes.left * material.modes.singular_values.astype(np.float32)[None, :],
                      inside.embedding, outside.embedding)
     yield from _mahalanobis("nfk", embedding)

@@ -231,3 +231,16 @@ class TestEstimator:
             self.fitted(whitening="kronecker", kernel="ntk")
         with pytest.raises(ValueError, match=r"whitening='kroneker' must be one of 'diagonal', 'kronecker'"):
             NeuralFisherKernel(log_density, weights(0)).set_params(whitening="kroneker").fit(images(9))
+
+
+def test_the_factors_count_as_memory():
+    found, plain = vectors(), FisherVectors(vectors().scores, images(N, 1), FisherStatistics(
+        np.zeros(368), np.ones(368), 80), block_rows=32)
+    numbers = sum(side**2 for shape in ((9, 4), (1, 4), (64, 5), (1, 5), (1, 3)) for side in shape)
+    assert (found.whitening_bytes, plain.whitening_bytes) == (12 * numbers, 0)
+    options = {"rank": RANK, "oversampling": 4, "passes": 4}
+    least = strategies.plan(plain, "stored", memory_bytes=2**30, **options).bytes
+    assert strategies.plan(plain, "stored", memory_bytes=int(least) + 1, **options).bytes == least
+    with pytest.raises(strategies.MemoryBudgetError, match=r"svd.strategy=stored needs"):
+        strategies.plan(found, "stored", memory_bytes=int(least) + 1, **options)
+    assert strategies.plan(found, "stored", memory_bytes=2**30, **options).bytes == least + 12 * numbers

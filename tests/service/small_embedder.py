@@ -17,7 +17,8 @@ import numpy as np
 
 from nfk import embedder, store
 from nfk.family_params import AnyFamily, MlpParams
-from nfk.fisher.parameters import parameter_count
+from nfk.fisher.kronecker import sides_sum
+from nfk.fisher.parameters import parameter_count, parameter_index
 from nfk.models import checkpoint
 from nfk.models.families import initial
 from nfk.stages import network
@@ -27,9 +28,10 @@ READY = re.compile(r"nfk serve: \S+ \(.*\), digest \w{12}, ready on (http://\S+)
 
 def write(
     folder: Path, *, config: AnyFamily | None = None, shape: tuple[int, int, int] = (12, 12, 1),
-    rank: int = 4, scaling: str = "none",
+    rank: int = 4, scaling: str = "none", kronecker: bool = False,
 ) -> Path:
-    """An embedder of random orthonormal directions: its numbers mean nothing, and cost what any embedder's cost."""
+    """An embedder of random orthonormal directions: its numbers mean nothing, and cost what any embedder's cost.
+    Element-wise, as older ones; or `kronecker`, as the pipeline's default."""
     model = initial(config or MlpParams(hidden=6), shape, 10, jax.random.key(0))
     card = checkpoint.save(model, folder / "network")
     random, size = np.random.default_rng(0), parameter_count(model.params)
@@ -38,11 +40,14 @@ def write(
     with store.write(folder / "statistics.zarr", inputs=inputs) as writer:
         writer.put("mean_score", np.zeros(size))
         writer.put("diagonal", random.uniform(0.5, 1.5, size))
+        if kronecker:
+            index = parameter_index(model.params)
+            writer.put("sides", sides_sum(random.normal(size=(50, size)).astype(np.float32), index))
     statistics = store.read(folder / "statistics.zarr")
     with store.write(folder / "factors.zarr", inputs={**inputs, "statistics": statistics.digest}) as writer:
         writer.put("right", right)
         writer.put("singular_values", np.linspace(2, 1, rank))
-        writer.attributes.update(damping=1e-3, examples=100)
+        writer.attributes.update(damping=1e-3, examples=100, **({"unit_rows": True} if kronecker else {}))
     factors = store.read(folder / "factors.zarr")
     made = folder / "small-embedder"
     embedder.write(made, model=folder / "network", statistics=statistics, factors=factors, scaling=scaling,

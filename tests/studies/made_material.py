@@ -86,8 +86,8 @@ def material(images: dict, labels: dict, rank: int, model=None) -> Material:
 
     return Material(
         images=held, model=model, scores=scores, statistics=identity_statistics(scores.size), damping=0.0,
-        unit_rows=False, memory_bytes=1 << 30, modes=KeptModes(values[:rank], left[:, :rank], right), embeddings=embeddings,
-        labelled=len(images["train"]), block=16, seed=0, representations=compared,
+        unit_rows=False, memory_bytes=1 << 30, modes=KeptModes(values[:rank], left[:, :rank], right),
+        embeddings=embeddings, labelled=len(images["train"]), block=16, seed=0, representations=compared,
         evaluate=EvaluateParams(labels=(), neighbours=(1,), strengths=(0.01, 0.1)), checkpoint=Forgetful())
 
 

@@ -8,6 +8,7 @@ _CALLED = (
     (r"nfk-(\d+)", r"NFK \1"),
     (r"pca-(\d+)", r"PCA of pixels \1"),
     (r"full-fisher-vector", "full Fisher vector"),
+    (r"fisher-and-activations", "full Fisher vector, all activations"),
     (r"activations-all", "all activations"),
     (r"activations-all-pca-(\d+)", r"all activations, PCA \1"),
     (r"activations-(.+)", r"activations, \1"),
