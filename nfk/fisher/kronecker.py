@@ -41,7 +41,8 @@ def sides_sum(rows: Float[Array, "b p"] | Float[np.ndarray, "b p"], index: Seque
     sums, index = np.zeros(sides_size(index)), tuple(index)
     for start in range(0, len(rows) if index else 0, EXAMPLES):
         part = jnp.asarray(rows[start : start + EXAMPLES])
-        few = jnp.pad(part, ((0, EXAMPLES - len(part)), (0, 0)))  # rows of zeros add nothing, and compile nothing
+        missing = (1 << (len(part) - 1).bit_length()) - len(part)  # rows of zeros add nothing; few sizes are compiled
+        few = jnp.pad(part, ((0, missing), (0, 0))) if missing else part
         sums += np.asarray(_products(few, index, LARGEST_SIDE))
     return sums
 

@@ -50,6 +50,8 @@ def tried(workspace: Path, family: str, recipe: dict[str, Any], seed: int) -> di
     yaml = YAML()
     params = yaml.load((ROOT / "params.yaml").read_text())
     params["seed"] = seed
+    params["statistics"]["whitening"] = "diagonal"  # the paper's vectors, which the recipes were chosen by
+    params["svd"].update(damping=1e-3, unit_rows=False)
     params["families"][family].update(recipe)
     yaml.dump(params, workspace / "params.yaml")
     for stage, made in ((("data",), "data/digits.zarr"), (("pretrain", family), f"models/{family}"),
@@ -81,9 +83,9 @@ def measure(workspace: Path, family: str) -> dict[str, Any]:
     wanted = [*representations.embeddings(params, store.read(f"embeddings/{family}.zarr"))][-1:]
     wanted += [features for features in representations.activations(params, net, data, params.svd.rank)
                if features.name in ("activations-all", "activations-latent_mean")]
-    damping = store.read(f"factors/{family}.zarr").attributes["damping"]
+    choices = network.choices(store.read(f"factors/{family}.zarr"))
     with progress("spectrum") as report:
-        spectrum = spectra(params, net, data, damping, report)
+        spectrum = spectra(params, net, data, choices, report)
     at = spectrum["components"].index(100)
     probes = {features.name: logistic_probe(standardise(features), truth, params.evaluate.strengths)
               for features in wanted}

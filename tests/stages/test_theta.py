@@ -21,7 +21,8 @@ def test_the_stages_embed_by_the_chosen_parameters_alone(workspace):
     named = [entry["path"] for entry in store.read("statistics/mlp.zarr").attributes["parameters"]]
     assert named == ["dense_1/kernel", "dense_2/kernel"]
     data, model = images.load(settings), checkpoint.load(model_folder("mlp"))
-    kernel = NeuralFisherKernel(model.log_density, model.params, rank=4, include=["dense_[12]/kernel"])
+    kernel = NeuralFisherKernel(model.log_density, model.params, rank=4, include=["dense_[12]/kernel"],
+                                whitening="kronecker", unit_rows=True, damping=0.1)
     kernel.fit(data.examples("train"), model_samples=data.examples("train", 32))
     found = store.read("embeddings/mlp.zarr")["test"][:]
     assert found == pytest.approx(kernel.transform(data.examples("test")), rel=1e-3, abs=1e-3)
