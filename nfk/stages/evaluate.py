@@ -41,6 +41,7 @@ from nfk.stages.outcome import Outcome
 _OWN_BASELINE = {"penultimate": "activations-penultimate", "latent_mean": "activations-latent_mean"}
 """The one layer that users of a classifier, or of a VAE, would take instead."""
 _QUERIES = 8
+PAPER_DAMPING = 1e-3
 
 
 def run(params: Params, family: str) -> Outcome:
@@ -52,7 +53,7 @@ def run(params: Params, family: str) -> Outcome:
     choices = network.choices(factors)
     features, left_out = _features(params, net, data, statistics, embeddings, choices) if is_known(data) else ({}, {})
     with progress(f"evaluate@{family}") as report:
-        spectrum = spectra(params, net, data, choices, report)
+        spectrum = spectra(params, net, data, report)
     metrics: dict[str, Any] = {
         "family": family,
         "model": net.card["model"],
@@ -118,17 +119,18 @@ def _features(
     return found | pixels["features"], {} if full else {"full-fisher-vector": reason}
 
 
-def spectra(params: Params, net: Network, data: Images, choices: Mapping[str, Any], report: Report) -> dict[str, Any]:
+def spectra(params: Params, net: Network, data: Images, report: Report) -> dict[str, Any]:
     """Explained variance of the trained and of untrained networks on the same examples and samples, each with its
     own statistics, with and without the mean score taken away; `untrained` is the mean over `untrained_draws`, and
-    absent for a network that was trained elsewhere."""
+    absent for a network that was trained elsewhere. Of the paper's vectors, whitened element-wise: factors that even
+    out each network's own covariance leave no spectra to compare."""
     examples = data.examples("train", params.evaluate.spectrum_examples)
     samples, _ = network.model_samples(params, net, data)
     counts = component_counts(examples.shape[0])
 
     def curves(scores: Scores) -> dict[str, list[float]]:
         found = {}
-        for suffix, vectors in _vectors(params, scores, examples, samples, choices):
+        for suffix, vectors in _vectors(params, scores, examples, samples):
             gram, = kernel_matrices(vectors, progress=report)
             ratio = explained_variance(gram)
             found[suffix] = [float(ratio[count - 1]) for count in counts]
@@ -146,13 +148,11 @@ def spectra(params: Params, net: Network, data: Images, choices: Mapping[str, An
                for suffix in (trained if draws else ())}}
 
 
-def _vectors(
-    params: Params, scores: Scores, examples: Any, samples: Any, choices: Mapping[str, Any]
-) -> list[tuple[str, FisherVectors]]:
-    centred = fisher_statistics(scores, samples, block=params.statistics.block,
-                                kronecker=params.statistics.whitening == "kronecker")
+def _vectors(params: Params, scores: Scores, examples: Any, samples: Any) -> list[tuple[str, FisherVectors]]:
+    centred = fisher_statistics(scores, samples, block=params.statistics.block)
     uncentred = centred._replace(mean_score=np.zeros_like(centred.mean_score))
-    return [(suffix, FisherVectors(scores, examples, statistics, block_rows=params.statistics.block, **choices))
+    return [(suffix, FisherVectors(scores, examples, statistics, damping=PAPER_DAMPING,
+                                   block_rows=params.statistics.block))
             for suffix, statistics in (("", centred), ("_uncentred", uncentred))]
 
 

@@ -83,9 +83,8 @@ def measure(workspace: Path, family: str) -> dict[str, Any]:
     wanted = [*representations.embeddings(params, store.read(f"embeddings/{family}.zarr"))][-1:]
     wanted += [features for features in representations.activations(params, net, data, params.svd.rank)
                if features.name in ("activations-all", "activations-latent_mean")]
-    choices = network.choices(store.read(f"factors/{family}.zarr"))
     with progress("spectrum") as report:
-        spectrum = spectra(params, net, data, choices, report)
+        spectrum = spectra(params, net, data, report)
     at = spectrum["components"].index(100)
     probes = {features.name: logistic_probe(standardise(features), truth, params.evaluate.strengths)
               for features in wanted}

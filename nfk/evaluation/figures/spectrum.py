@@ -43,7 +43,7 @@ def explained_variance(spectrum: Mapping[str, Any]) -> Figure:
     axes.legend(loc="lower right")
     axes.set_xlabel("Components k")
     axes.set_ylabel("Explained variance, %")
-    axes.set_title("Spectrum of the Fisher kernel")
+    axes.set_title("Spectrum of the Fisher kernel, whitened element-wise")
     return figure
 
 
