@@ -60,6 +60,7 @@ class SvdFacts(Part):
     seconds: Annotated[Spread | None, Field(description="None where the factors came from a cache")] = None
     largest_residual: Annotated[float, Field(ge=0, description="max_i |V^T u_i - s_i w_i| / s_1")]
     explained_variance: Annotated[VarianceShare, Field(description="r_k of the whole matrix at k = rank")]
+    whitened: Annotated[str, Field(description="how scores were made Fisher vectors")]
     dead_parameters: Count
     examples: PositiveInt
     parameters: PositiveInt

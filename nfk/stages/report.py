@@ -19,7 +19,7 @@ from nfk.report import content
 from nfk.report.findings import findings
 from nfk.report.metrics import parse_metrics
 from nfk.report.page import render
-from nfk.stages import images, workspace
+from nfk.stages import images, network, workspace
 from nfk.stages.images import SPLITS, Images
 from nfk.stages.outcome import Outcome
 
@@ -28,8 +28,8 @@ _FIGURES: tuple[tuple[str, str, str], ...] = (
     ("samples", "models/{}/samples.png", "Samples of the network, or for a classifier images it was trained on."),
     ("curves", "models/{}/curves.png", "Training, epoch by epoch."),
     ("spectrum", "evaluation/{}/figures/spectrum.png",
-     "Variance of the Fisher vectors held by the leading components: trained against untrained network on the same "
-     "images, with and without the mean score subtracted."),
+     "Variance of the paper's Fisher vectors, whitened element-wise, held by the leading components: trained against "
+     "untrained network on the same images, with and without the mean score subtracted."),
     ("spectrum", "factors/{}.png", "Singular values of the Fisher vectors, and each mode's residual."),
     ("accuracy", "evaluation/{}/figures/accuracy.png",
      "Test accuracy of a linear probe against the numbers kept for each image."),
@@ -71,6 +71,8 @@ def _family(params: Params, name: str) -> content.Family:
     factors = store.read(workspace.factors_store(name))
     statistics = store.read(workspace.statistics_store(name))
     file = workspace.evaluation_folder(name) / "metrics.json"
+    if not file.exists():
+        raise store.StoreError(f"{file} is absent; make it with `nfk repro evaluate@{name}`")
     metrics = parse_metrics(json.loads(file.read_text(encoding="utf-8")), source=str(file))
     return content.Family(
         name=name, model=card["model"], parameters=card["parameters"],
@@ -85,8 +87,14 @@ def _family(params: Params, name: str) -> content.Family:
             rank=factors["singular_values"].shape[0], seconds=_seconds("svd", name),
             largest_residual=float(np.max(factors["residuals"][:])),
             explained_variance=float(factors["explained_variance"][-1]),
+            whitened=_whitened("sides" in statistics, **network.choices(factors)),
             dead_parameters=statistics.attributes["dead_parameters"],
             examples=factors["left"].shape[0], parameters=factors["right"].shape[0]))
+
+
+def _whitened(kronecker: bool, damping: float, unit_rows: bool) -> str:
+    how = "each layer as a whole" if kronecker else "element-wise"
+    return f"{how}, damping {damping:g}" + (", unit length" if unit_rows else "")
 
 
 def _seconds(stage: str, family: str) -> float | None:

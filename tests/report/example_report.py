@@ -90,7 +90,8 @@ def family(drawings: Path, name: str, model: str, parameters: int, metrics: dict
                       for place, (caption, alt) in PLACES.items()),
         metrics=parse_metrics(metrics, source=f"evaluation/{name}/metrics.json"),
         svd=SvdFacts(strategy="stored", passes=5, rank=128, seconds=21.37, largest_residual=3.412e-5,
-                     explained_variance=0.8461, dead_parameters=37, examples=3500, parameters=parameters))
+                     explained_variance=0.8461, whitened="each layer as a whole, damping 0.1, unit length",
+                     dead_parameters=37, examples=3500, parameters=parameters))
 
 
 def draw(folder: Path) -> None:
