@@ -43,7 +43,7 @@ class FisherVectors:
                              f"{scores.size}; they belong to another model")
         self.shape = (examples.shape[0] * scores.rows_each, scores.size)
         self.block_rows = block_rows * scores.rows_each
-        self.scores, self._examples = scores, examples
+        self.scores, self.statistics, self._examples = scores, statistics, examples
         self.whitening64 = statistics.whitening(scores.index, damping=damping, unit_rows=unit_rows)
         self.whitening = everywhere(scores.mesh, self.whitening64.in_precision(scores.dtype))
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="nfk-read")
