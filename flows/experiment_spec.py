@@ -14,8 +14,6 @@ from nfk.nearest import did_you_mean
 FOLDER = Path("infra/experiments")
 Size = Literal["cpu", "paper"]
 _OWN_LISTS = ("families", "theta", "studies")
-_PAPER = {"statistics": {"whitening": "diagonal"}, "svd": {"damping": 1e-3, "unit_rows": False}}
-"""The paper's Fisher vectors, where params.yaml may have others: an experiment is of these unless it says otherwise"""
 
 
 class ExperimentError(ValueError):
@@ -151,8 +149,8 @@ def params_text(change: dict[str, Any], seed: int, base: Path = parameters.PARAM
     content = YAML(typ="safe", pure=True).load(base.read_text(encoding="utf-8"))
     replaced = {"families": change["families"], "theta": change.get("theta", {})} if "families" in change else {}
     sections = {name: section for name, section in change.items() if name not in _OWN_LISTS}
-    merged = content | {name: content.get(name, {}) | _PAPER.get(name, {}) | sections.get(name, {})
-                        for name in _PAPER.keys() | sections} | replaced | {
+    merged = content | {name: content.get(name, {}) | parameters.PAPER_VECTORS.get(name, {}) | sections.get(name, {})
+                        for name in parameters.PAPER_VECTORS.keys() | sections} | replaced | {
         "studies": change.get("studies", {}), "seed": seed}
     parameters.parse(merged, source="experiment")
     return json.dumps(merged, indent=1)  # JSON is YAML

@@ -110,9 +110,10 @@ class Embedder:
         if images.shape == (0, *self.image_shape):
             return np.zeros((0, self.rank), np.float32)
         images = self.checked(images)
-        vectors = FisherVectors(self.scores, images, self.statistics, block_rows=block, **self._choices)
+        vectors = FisherVectors(self.scores, images, self.statistics, block_rows=block, whitening=self._whitening64)
         store.check_unchanged(self.right)
-        return self._scaled(embed(vectors, self.right, memory_bytes=self.memory_bytes, progress=progress))
+        return self._scaled(embed(vectors, self.right, memory_bytes=self.memory_bytes - vectors.whitening_bytes,
+                                  progress=progress))
 
     def at_once(self, images: Float[np.ndarray, "n h w c"]) -> Float[np.ndarray, "n k"]:
         """The same of a few images in one block, with all that does not depend on them made before: what a server
@@ -124,11 +125,12 @@ class Embedder:
 
     @functools.cached_property
     def _whitening(self) -> Whitening:
-        return self.statistics.whitening(self.scores.index, **self._choices).in_precision(self.scores.dtype)
+        return self._whitening64.in_precision(self.scores.dtype)
 
-    @property
-    def _choices(self) -> dict[str, Any]:
-        return {"damping": self.settings["damping"], "unit_rows": self.settings.get("unit_rows", False)}
+    @functools.cached_property
+    def _whitening64(self) -> Whitening:
+        return self.statistics.whitening(self.scores.index, damping=self.settings["damping"],
+                                         unit_rows=self.settings.get("unit_rows", False))  # older ones do not say
 
     def _scaled(self, vectors: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
         return scale(vectors, self.settings["scaling"], singular_values=self.singular_values,

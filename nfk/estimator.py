@@ -167,7 +167,8 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         images = self._examples(images, reset=False)
         store.check_unchanged(self.right_)
         vectors = self._vectors(self._scores(), images, self._statistics)
-        rows = embed(vectors, self.right_, memory_bytes=self._memory_bytes, progress=self.progress)
+        rows = embed(vectors, self.right_, memory_bytes=self._memory_bytes - vectors.whitening_bytes,
+                     progress=self.progress)
         return self._scaled(rows)
 
     def fit_transform(self, images: Given, y: Any = None, **options: Any) -> Float[np.ndarray, "n *m k"]:
@@ -286,12 +287,17 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         return {"include": None if self.include is None else list(self.include), "exclude": list(self.exclude)}
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in super().__getstate__().items() if name != "_compiled"}
+        return {name: value for name, value in super().__getstate__().items()
+                if name not in ("_compiled", "_whitening")}
 
     def _vectors(self, scores: Scores, images: Examples, statistics: FisherStatistics) -> FisherVectors:
         damping = 0.0 if self.kernel == "ntk" else self.damping
-        return FisherVectors(scores, images, statistics, damping=damping, unit_rows=self.unit_rows,
-                             block_rows=self._block)
+        made_of = (statistics.sides, statistics.mean_score, damping, self.unit_rows)
+        kept = getattr(self, "_whitening", None)
+        if kept is None or any(a is not b for a, b in zip(kept[0], made_of, strict=True)):
+            whitening = statistics.whitening(scores.index, damping=damping, unit_rows=self.unit_rows)
+            kept = self._whitening = (made_of, whitening)
+        return FisherVectors(scores, images, statistics, whitening=kept[1], block_rows=self._block)
 
     @property
     def _statistics(self) -> FisherStatistics:

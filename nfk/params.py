@@ -113,6 +113,11 @@ class EvaluateParams(Section):
         False, description="all activations and the full Fisher vector side by side too, each of mean square 1")
 
 
+PAPER_VECTORS: dict[str, dict[str, Any]] = {
+    "statistics": {"whitening": "diagonal"}, "svd": {"damping": 1e-3, "unit_rows": False}}
+"""The settings of the paper's Fisher vectors"""
+
+
 class ReportParams(Section):
     """The page."""
 

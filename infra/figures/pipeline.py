@@ -34,7 +34,7 @@ STAGES = (
     Stage("data", "data/NAME.zarr", "images, labels, split, source digest", "#56616d"),
     Stage("baselines", "evaluation/pixels.json", "what pixels and their PCA tell", "#7a6a1f"),
     Stage("pretrain", "models/F/", "weights, card, samples, curves", "#7d4f96"),
-    Stage("statistics", "statistics/F.zarr", "mean score, diagonal Fisher information", "#20796b"),
+    Stage("statistics", "statistics/F.zarr", "mean score, Fisher information", "#20796b"),
     Stage("svd", "factors/F.zarr", "singular values and vectors, residuals", "#b4601f"),
     Stage("embed", "embeddings/F.zarr", "k numbers an image", "#0b5a8a"),
     Stage("evaluate", "evaluation/F/", "metrics, figures, claims", "#9c3455"),

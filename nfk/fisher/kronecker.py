@@ -24,6 +24,9 @@ LARGEST_SIDE = 2048
 """A longer side is whitened by its diagonal: the eigenproblem of one of this size takes some 2 s, and two such
 matrices of a layer 64 MiB."""
 
+_ROUNDING = 4 * float(np.finfo(np.float32).eps)
+"""Of the largest eigenvalue: what products in float32 leave where there is nothing"""
+
 Root = Float[Array, "..."] | Float[np.ndarray, "..."]
 Roots = tuple[tuple[Root, Root], ...]
 """L's and R's inverse square roots for each array: a matrix, or the diagonal of one"""
@@ -36,34 +39,49 @@ def sides_size(index: Sequence[Parameter]) -> int:
 
 def sides_sum(rows: Float[Array, "b p"] | Float[np.ndarray, "b p"], index: Sequence[Parameter]
               ) -> Float[np.ndarray, " s"]:
-    """Sums of G G^T and G^T G over the rows: products of 32 rows in their precision, summed in float64. Cost:
-    2 p (a + b) flops a row."""
+    """Sums of G G^T and G^T G over the rows: products of 32 rows in their precision (float32 at least), summed in
+    float64; however small or large the numbers are, none is lost. Cost: 2 p (a + b) flops a row."""
     sums, index = np.zeros(sides_size(index)), tuple(index)
     for start in range(0, len(rows) if index else 0, EXAMPLES):
         part = jnp.asarray(rows[start : start + EXAMPLES])
         missing = (1 << (len(part) - 1).bit_length()) - len(part)  # rows of zeros add nothing; few sizes are compiled
         few = jnp.pad(part, ((0, missing), (0, 0))) if missing else part
-        sums += np.asarray(_products(few, index, LARGEST_SIDE))
+        products, peaks = _products(few, index, LARGEST_SIDE)
+        each = np.repeat(np.asarray(peaks, np.float64), [sides_size([entry]) for entry in index])
+        sums += np.asarray(products, np.float64) * each**2
     return sums
 
 
 @functools.partial(jax.jit, static_argnums=(1, 2))
-def _products(rows: Float[Array, "b p"], index: tuple[Parameter, ...], largest: int) -> Float[Array, " s"]:
-    products = []
+def _products(
+    rows: Float[Array, "b p"], index: tuple[Parameter, ...], largest: int
+) -> tuple[Float[Array, " s"], Float[Array, " arrays"]]:
+    """Both sides' products of each array, divided by its largest number (1 for zeros), whose square may leave float32;
+    and that number."""
+    products, peaks = [], []
+    rows = rows if rows.dtype.itemsize >= 4 else rows.astype(jnp.float32)
     for entry in index:
         matrices = _matrices(rows, entry)
+        peak = jnp.abs(matrices).max()
+        peak = jnp.where(peak > 0, peak, 1)
+        matrices = matrices / peak
+        peaks.append(peak)
         for along in (jnp.swapaxes(matrices, 1, 2), matrices):
             flat = along.reshape(-1, along.shape[2])
             products.append(jnp.matmul(flat.T, flat, precision="highest").reshape(-1)
                             if flat.shape[1] <= largest else jnp.square(flat).sum(axis=0))
-    return jnp.concatenate(products)
+    return jnp.concatenate(products), jnp.stack(peaks)
 
 
 def inverse_roots(
     sides: Float[np.ndarray, " s"], index: Sequence[Parameter], damping: float
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """tr(L)^(1/2) (L + damping mean eigenvalue)^(-1/2) and (R + ..)^(-1/2) of each array, float64; zero along what
-    never moved. Cost: an eigenproblem a side."""
+    is then no more than float32's rounding: without damping, what never moved. Cost: an eigenproblem a side. ValueError
+    for sides of other arrays."""
+    if len(sides) != sides_size(index):
+        raise ValueError(f"Kronecker factors of {len(sides)} numbers, and these parameters have {sides_size(index)}; "
+                         "they belong to another model: make the statistics again")
     roots = []
     for _, left, right in _pairs(sides, index):
         trace = float(np.trace(left) if left.ndim == 2 else left.sum())
@@ -106,8 +124,8 @@ def _inverse_root(side: np.ndarray, damping: float) -> np.ndarray:
         damped = side + damping * side.mean()
         return np.where(damped > 0, 1 / np.sqrt(np.where(damped > 0, damped, 1)), 0)
     values, vectors = np.linalg.eigh(side)
-    floor = len(side) * np.finfo(np.float64).eps * max(values[-1], 0.0)  # round-off of a singular side
-    damped = np.where(values > floor, values, 0) + damping * max(values.mean(), 0.0)
+    floor = _ROUNDING * max(values[-1], 0.0)
+    damped = np.maximum(values, 0) + damping * max(values.mean(), 0.0)
     return (vectors * np.where(damped > floor, 1 / np.sqrt(np.where(damped > floor, damped, 1)), 0)) @ vectors.T
 
 

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 from nfk.fisher.parameters import unflatten
 from nfk.fisher.scores import ScoreError
 from nfk.fisher.vectors import FisherVectors
+from nfk.fisher.whitening import lengths
 from nfk.linalg.rows import block_bounds, block_count
 
 
@@ -70,10 +71,9 @@ class JacobianProducts:
         if not vectors.whitening.unit_rows:
             return jnp.ones(self.shape[0], vectors.scores.dtype)
         plain = dataclasses.replace(vectors.whitening, unit_rows=False)
-        lengths = jnp.concatenate([
-            jnp.linalg.norm(vectors.scores.whitened(vectors.examples(index), plain), axis=1)
-            for index in range(block_count(vectors))])
-        return 1 / jnp.where(lengths > 0, lengths, 1)
+        blocks = [vectors.scores.whitened(vectors.examples(index), plain, block_bounds(vectors, index)[0])
+                  for index in range(block_count(vectors))]
+        return 1 / jnp.concatenate([lengths(rows) for rows in blocks])
 
     def _examples(self, index: int) -> Array:
         return jnp.asarray(self._vectors.examples(index))

@@ -81,7 +81,7 @@ class FisherStatistics(NamedTuple):
 
     @property
     def dead(self) -> int:
-        """Parameters whose score never moved (I = 0 exactly): their weight is 0."""
+        """Parameters whose score never moved (I = 0 exactly): it counts as 0, wherever it does move."""
         return int(np.sum(self.diagonal == 0))
 
     def weight(self, damping: float) -> Float[np.ndarray, " p"]:
@@ -134,6 +134,8 @@ def fisher_statistics(
     Raises ScoreError for scores that are not finite.
     """
     checkpoint, group = Forgetful() if checkpoint is None else checkpoint, Alone() if group is None else group
+    if kronecker and scores.outputs is not None:
+        raise ValueError(f"outputs={scores.outputs!r} has no Kronecker factors: they are of one scalar's gradient")
     total, index = samples.shape[0], parameter_index(scores.params) if kronecker else ()
     moments = Moments(0, np.zeros(scores.size), np.zeros(scores.size), np.zeros(sides_size(index)), index)
     if total < 2:

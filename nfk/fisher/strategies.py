@@ -131,9 +131,9 @@ def plans(
     shape: tuple[int, int], machine: Machine, *, rank: int, oversampling: int, passes: int, block_rows: int,
     memory_bytes: int, itemsize: int = 4, whitening_bytes: int = 0,
 ) -> list[Plan]:
-    """What each strategy costs for V of `shape`, cheapest first. Counts: see each method's docstring; `whitening_bytes`
-    are held beside by all. Of `stored` and
-    `stream` each of this process's devices holds its part; what the others hold is counted as if one held it all."""
+    """What each strategy costs for V of `shape`, cheapest first. Counts: see each method's docstring;
+    `whitening_bytes` are held beside by all. Of `stored` and `stream` each of this process's devices holds its part;
+    what the others hold is counted as if one held it all."""
     (n, p), memory_bytes = shape, memory_bytes - whitening_bytes
     width, devices = min(rank + oversampling, n, p), jax.local_device_count()
     matrix, working = n * p * itemsize, _working(shape, block_rows, itemsize)

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int
 from nfk.devices import everywhere
 from nfk.fisher.scores import Examples, ScoreError, Scores
 from nfk.fisher.statistics import FisherStatistics
+from nfk.fisher.whitening import Whitening
 from nfk.linalg.rows import block_bounds
 from nfk.linalg.tall import FiledRows
 
@@ -31,12 +32,13 @@ class FisherVectors:
     Each block is centred before anything is summed: folding the mean in afterwards would cancel. The next
     block's examples are read while this one is computed. An example has `scores.rows_each` rows, next to each other
     (one, but where every output has its own), and a block no part of an example: `block_rows` given is for one row an
-    example, and counts that many examples. Memory: a few times b p numbers.
+    example, and counts that many examples. `whitening`: what `statistics.whitening` gave, where it was made before:
+    Kronecker factors take an eigenproblem a side. Memory: a few times b p numbers.
     """
 
     def __init__(
         self, scores: Scores, examples: Examples, statistics: FisherStatistics, *, damping: float = 1e-3,
-        unit_rows: bool = False, block_rows: int = 256,
+        unit_rows: bool = False, whitening: Whitening | None = None, block_rows: int = 256,
     ) -> None:
         if len(statistics.mean_score) != scores.size:
             raise ScoreError(f"the statistics have {len(statistics.mean_score)} parameters, the model "
@@ -44,16 +46,16 @@ class FisherVectors:
         self.shape = (examples.shape[0] * scores.rows_each, scores.size)
         self.block_rows = block_rows * scores.rows_each
         self.scores, self.statistics, self._examples = scores, statistics, examples
-        self.whitening64 = statistics.whitening(scores.index, damping=damping, unit_rows=unit_rows)
+        self.whitening64 = whitening or statistics.whitening(scores.index, damping=damping, unit_rows=unit_rows)
         self.whitening = everywhere(scores.mesh, self.whitening64.in_precision(scores.dtype))
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="nfk-read")
         self._ahead: tuple[int, Future | None] = (0, None)
 
     @property
     def whitening_bytes(self) -> int:
-        """What Kronecker factors take, in float64 and in the scores' precision; element-wise whitening is counted with
-        the rows."""
-        return sum(root.size for root in jax.tree.leaves(self.whitening.roots)) * (8 + self.scores.dtype.itemsize)
+        """What Kronecker factors take: themselves and their roots in float64, these in the scores' precision too.
+        Element-wise whitening is counted with the rows."""
+        return sum(root.size for root in jax.tree.leaves(self.whitening.roots)) * (16 + self.scores.dtype.itemsize)
 
     def block(self, index: int) -> Float[Array, "b p"]:
         """Rows of block `index`. Raises ScoreError naming the first example whose score is not finite."""

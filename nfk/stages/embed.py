@@ -26,21 +26,23 @@ def run(params: Params, family: str, group: Group | None = None) -> Outcome:
     factors = store.read(workspace.factors_store(family)).expect(**made_from)
     inputs = {**made_from, "factors": factors.digest}
     memory_bytes = int(params.svd.memory_gib * 2**30)
-    right, scores = held_or_read(factors["right"], memory_bytes), net.scores
+    scores, choices = net.scores, network.choices(factors)
+    whitening = statistics.whitening(scores.index, **choices)
+    right = held_or_read(factors["right"], memory_bytes)
     path, whole = workspace.embeddings_store(family), store.read(workspace.data_store(params))
     counts: dict[str, float | int] = {}
     scratches = []
     with shared_store.write(path, inputs=inputs, group=group) as writer, progress(f"embed@{family}") as report:
         for split in SPLITS:
             examples = data.examples(split, params.embed.examples if split == "train" else None)
-            vectors = FisherVectors(scores, examples, statistics, block_rows=params.embed.block,
-                                    **network.choices(factors))
+            vectors = FisherVectors(scores, examples, statistics, whitening=whitening, block_rows=params.embed.block)
             scratches.append(workspace.scratch(f"embed-{split}", family, {
                 "params": params.embed.model_dump(), "read": "whole" if isinstance(right, jax.Array) else memory_bytes,
                 "split": split,
                 **inputs}, group))
             own = share(block_count(vectors), group)
-            rows = embed(SomeRows(vectors, own), right, memory_bytes=memory_bytes, checkpoint=scratches[-1],
+            rows = embed(SomeRows(vectors, own), right, memory_bytes=memory_bytes - vectors.whitening_bytes,
+                         checkpoint=scratches[-1],
                          progress=partial(_reported, report, split))
             scaled = scale(rows, params.embed.scaling, singular_values=factors["singular_values"][:],
                            fitted=factors.attributes["examples"])

@@ -30,7 +30,7 @@ from nfk.fisher.statistics import FisherStatistics, fisher_statistics
 from nfk.fisher.vectors import FisherVectors
 from nfk.models.custom import Custom
 from nfk.models.families import initial
-from nfk.params import Params
+from nfk.params import PAPER_VECTORS, Params
 from nfk.progress import Report, progress
 from nfk.stages import baselines, images, network, representations, workspace
 from nfk.stages.images import Images
@@ -41,7 +41,6 @@ from nfk.stages.outcome import Outcome
 _OWN_BASELINE = {"penultimate": "activations-penultimate", "latent_mean": "activations-latent_mean"}
 """The one layer that users of a classifier, or of a VAE, would take instead."""
 _QUERIES = 8
-PAPER_DAMPING = 1e-3
 
 
 def run(params: Params, family: str) -> Outcome:
@@ -116,6 +115,8 @@ def _features(
         found = evaluate_all(compared, labels(params, data), params.evaluate, params.seed, progress=report)
     if full:  # what it stands for, not the numbers of its isometric copy
         found[full.name]["dimension"] = net.scores.size
+        if representations.BOTH in found:
+            found[representations.BOTH]["dimension"] = net.scores.size + found["activations-all"]["dimension"]
     return found | pixels["features"], {} if full else {"full-fisher-vector": reason}
 
 
@@ -151,7 +152,7 @@ def spectra(params: Params, net: Network, data: Images, report: Report) -> dict[
 def _vectors(params: Params, scores: Scores, examples: Any, samples: Any) -> list[tuple[str, FisherVectors]]:
     centred = fisher_statistics(scores, samples, block=params.statistics.block)
     uncentred = centred._replace(mean_score=np.zeros_like(centred.mean_score))
-    return [(suffix, FisherVectors(scores, examples, statistics, damping=PAPER_DAMPING,
+    return [(suffix, FisherVectors(scores, examples, statistics, damping=PAPER_VECTORS["svd"]["damping"],
                                    block_rows=params.statistics.block))
             for suffix, statistics in (("", centred), ("_uncentred", uncentred))]
 

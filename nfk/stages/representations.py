@@ -19,6 +19,8 @@ from nfk.params import Params
 from nfk.stages.images import SPLITS, Images, unit
 from nfk.stages.network import Network
 
+BOTH = "fisher-and-activations"
+
 
 def embeddings(params: Params, stored: store.Store) -> Iterator[Features]:
     """The NFK embedding cut to each of evaluate.ranks that svd.rank reaches."""
@@ -65,19 +67,21 @@ def full_fisher_vector(
     """The whole Fisher vector through its kernel matrix, or None and the reason it is left out."""
     most = params.labelled
     scores = network.scores
-    rows = [FisherVectors(scores, images.examples(split, most if split == "train" else None), statistics,
-                          block_rows=params.statistics.block, **choices) for split in SPLITS]
-    needed = 4 * rows[0].shape[0] * scores.size / 2**30
+    sets = [images.examples(split, most if split == "train" else None) for split in SPLITS]
+    needed = 4 * sets[0].shape[0] * scores.size / 2**30
     if needed > params.evaluate.full_vector_gib:
-        return None, (f"{rows[0].shape[0]:,} Fisher vectors of {scores.size:,} numbers need {needed:.1f} GiB, "
+        return None, (f"{sets[0].shape[0]:,} Fisher vectors of {scores.size:,} numbers need {needed:.1f} GiB, "
                       f"above evaluate.full_vector_gib={params.evaluate.full_vector_gib:g}")
+    whitening = statistics.whitening(scores.index, **choices)
+    rows = [FisherVectors(scores, examples, statistics, whitening=whitening, block_rows=params.statistics.block)
+            for examples in sets]
     return from_gram("full-fisher-vector", *kernel_matrices(*rows, progress=progress)), ""
 
 
 def beside(full: Features, layers: list[Features]) -> Features:
     """All activations and the full Fisher vector, each shifted and scaled to mean square 1 on the training images."""
     together = next(each for each in layers if each.name == "activations-all")
-    return concatenate([standardise(together), standardise(full)], name="fisher-and-activations")
+    return concatenate([standardise(together), standardise(full)], name=BOTH)
 
 
 def reachable(ranks: tuple[int, ...], most: int) -> list[int]:

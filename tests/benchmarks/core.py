@@ -49,13 +49,18 @@ KEY = jax.random.key(0)
 # --- what is measured on ---
 
 
-def fisher_vectors(name: str, n: int, block: int, trained: bool = True) -> FisherVectors:
-    """The network's Fisher vectors of n images, centred and whitened by 512 images of their own kind."""
+def fisher_vectors(
+    name: str, n: int, block: int, trained: bool = True, *, kronecker: bool = False
+) -> FisherVectors:
+    """The network's Fisher vectors of n images, centred and whitened by 512 images of their own kind; `kronecker`: as
+    the pipeline's default has them, each layer whitened as a whole and every vector of unit length."""
     net = networks.network(name, trained)
     scores = Scores(net.log_density, net.params, KEY)
     images = networks.images(name, n + SAMPLES)
-    found = fisher_statistics(scores, images[n:], block=min(block, 64 if scores.size > 10**6 else 256))
-    return FisherVectors(scores, images[:n], found, damping=DAMPING, block_rows=block)
+    found = fisher_statistics(scores, images[n:], block=min(block, 64 if scores.size > 10**6 else 256),
+                              kronecker=kronecker)
+    return FisherVectors(scores, images[:n], found, damping=0.1 if kronecker else DAMPING, unit_rows=kronecker,
+                         block_rows=block)
 
 
 def in_float64(vectors: FisherVectors) -> FisherVectors:
@@ -227,20 +232,23 @@ def decomposed(vectors: FisherVectors, strategy: Any, k: int) -> Any:
 
 
 def transform(only: str | None = None) -> None:
-    """An embedding against the per-example gradients alone."""
+    """An embedding, by either whitening, against the per-example gradients alone."""
     for name, k, n, block in (("lenet5", 128, 4096, 256), ("dcgan-small", 128, 4096, 256), ("wrn-16-1", 32, 512, 128),
-                              ("dcgan", 128, 512, 256)):
-        vectors = fisher_vectors(name, n, block)
+                              ("dcgan", 128, 128, 128)):
+        vectors, layers = fisher_vectors(name, n, block), fisher_vectors(name, n, block, kronecker=True)
         right = jnp.ones((vectors.shape[1], k), jnp.float32) / vectors.shape[1]
 
         def gradients(vectors: Any = vectors) -> None:
             for index in range(block_count(vectors)):
                 jax.block_until_ready(vectors.scores(vectors.examples(index)))
 
-        seconds = interleaved({"transform": lambda v=vectors, w=right: image_pass(v, w), "gradients": gradients}, 5)
+        seconds = interleaved({"transform": lambda v=vectors, w=right: image_pass(v, w), "gradients": gradients,
+                               "kronecker": lambda v=layers, w=right: image_pass(v, w)}, 5)
+        middle = {key: statistics.median(values) for key, values in seconds.items()}
         note("transform", f"{name}-{k}", {
             "examples": n, **{f"{key}_ms": [1e3 * value / n for value in values] for key, values in seconds.items()},
-            "ratio": statistics.median(seconds["transform"]) / statistics.median(seconds["gradients"])})
+            "ratio": middle["transform"] / middle["gradients"],
+            "kronecker_ratio": middle["kronecker"] / middle["gradients"]})
 
 
 # --- error ---

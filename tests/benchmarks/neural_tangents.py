@@ -90,7 +90,7 @@ def measured(name: str, n: int, k: int = 32, rounds: int = 3) -> dict[str, Any]:
     values: dict[str, np.ndarray] = {}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "network.npz"
-        largest = write(path, name, n, k, np.asarray(vectors["whitened"].weight))
+        largest = write(path, name, n, k, np.asarray(vectors["whitened"].whitening.weight))
         with subprocess.Popen([interpreter(), "-I", PEER, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                               text=True) as peer:
             ready = answer(peer)

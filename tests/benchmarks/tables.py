@@ -53,9 +53,11 @@ def tables(kept: dict[str, Any]) -> str:
     if found := kept.get("transform"):
         parts.append(table(
             "The price of an embedding",
-            ["network, k", "`transform`, ms an image", "gradient alone, ms", "ratio"],
+            ["network, k", "`transform`, ms an image", "gradient alone, ms", "ratio",
+             "each layer whitened as a whole, unit length, ms", "ratio"],
             [[called(name), f"{median(run['transform_ms']):.3f}", f"{median(run['gradients_ms']):.3f}",
-              f"{run['ratio']:.2f}"] for name, run in found.items()]))
+              f"{run['ratio']:.2f}", *([f"{median(run['kronecker_ms']):.3f}", f"{run['kronecker_ratio']:.2f}"]
+                                       if "kronecker_ms" in run else ["–", "–"])] for name, run in found.items()]))
     if found := kept.get("peers"):
         parts.append(table(
             "Peers",

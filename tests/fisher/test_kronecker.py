@@ -17,6 +17,7 @@ from nfk.fisher.products import JacobianProducts
 from nfk.fisher.scores import Scores
 from nfk.fisher.statistics import FisherStatistics, fisher_statistics
 from nfk.fisher.vectors import FisherVectors
+from nfk.fisher.whitening import lengths, unit_rows
 from nfk.linalg.rows import block_count
 from tests.fisher.networks import images, log_density, weights
 from tests.linalg.test_rows import Memory
@@ -193,18 +194,69 @@ class TestStatistics:
 
 
 def test_a_dead_parameter_weighs_nothing_and_a_zero_row_stays_zero():
-    """`unused` never moves on the samples; where it moves on an image, nothing comes of it."""
+    """A row of the dense kernel whose input is 0 on the samples: where it is not on an image, nothing comes of it."""
     def moved(params, x, key):
-        return log_density(params, x, key) + jnp.where(x.mean() > 2, 1e3, 0.0) * params["unused"].sum()
+        return log_density(params, x, key) + jnp.where(x.mean() > 2, 1e3, 0.0) * params["dense"]["kernel"][7].sum()
 
-    scores = Scores(moved, weights(0))
-    found = fisher_statistics(scores, images(40), kronecker=True)
+    scores, masked = Scores(moved, weights(0)), np.ones(368, bool)
+    dense = next(entry for entry in scores.index if entry.path == "dense/kernel")
+    masked[dense.offset + 7 * 5 : dense.offset + 8 * 5] = False
+
+    def of_samples(params, x, key):  # input 7 does nothing there
+        kernel = params["dense"]["kernel"]
+        fixed = kernel.at[7].set(jax.lax.stop_gradient(kernel[7]))
+        return moved({**params, "dense": {**params["dense"], "kernel": fixed}}, x, key)
+
+    found = fisher_statistics(Scores(of_samples, weights(0)), images(40), kronecker=True)
+    assert found.dead == 3 + 5
     far = images(3) + 3
-    rows = whole(FisherVectors(scores, far, found, damping=DAMPING, unit_rows=True))
-    assert np.abs(np.asarray(scores(far))[:, -3:]).min() == 1e3 and not rows[:, -3:].any()
-    assert np.linalg.norm(rows, axis=1) == pytest.approx(1, rel=1e-5)
+    gradients = np.asarray(scores(far), np.float64)
+    assert np.abs(gradients[:, ~masked]).min() > 900
+    with jax.enable_x64(True):
+        whitening = found.whitening(scores.index, damping=DAMPING)
+        expected = np.asarray(whitened(jnp.asarray((gradients - found.mean_score) * masked), scores.index,
+                                       whitening.roots))
+    rows = whole(FisherVectors(scores, far, found, damping=DAMPING))
+    assert rows == pytest.approx(expected, rel=1e-4, abs=1e-4 * np.abs(expected).max())
+    assert np.linalg.norm(whole(FisherVectors(scores, far, found, damping=DAMPING, unit_rows=True)),
+                          axis=1) == pytest.approx(1, rel=1e-5)
     at_mean = found._replace(mean_score=np.asarray(scores(far[:1]), np.float64)[0])
     assert not whole(FisherVectors(scores, far[:1], at_mean, damping=DAMPING, unit_rows=True)).any()
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e18])
+def test_a_potential_of_any_size_gives_the_same_vectors(scale):
+    """Squares of its gradients, and lengths of what is not whitened, are beyond float32."""
+    def scaled(params, x, key):
+        return scale * log_density(params, x, key)
+
+    scores, plain = Scores(scaled, weights(0)), Scores(log_density, weights(0))
+    rows = []
+    for each in (scores, plain):
+        found = fisher_statistics(each, images(40), kronecker=True)
+        rows.append(whole(FisherVectors(each, images(9, 1), found, damping=DAMPING, unit_rows=True)))
+    assert rows[0] == pytest.approx(rows[1], abs=1e-4)
+    assert np.asarray(unit_rows(scores(images(9)))) == pytest.approx(np.asarray(unit_rows(plain(images(9)))), abs=1e-5)
+    assert np.asarray(lengths(scores(images(9)))) == pytest.approx(scale * np.asarray(lengths(plain(images(9)))))
+
+
+def test_without_damping_what_never_moved_is_left_out():
+    """40 samples of a bias of 60 numbers span 40 directions: the other 20 are float32's rounding."""
+    index = (Parameter("bias", (60,), 0),)
+    given = np.random.default_rng(0).normal(size=(40, 60)).astype(np.float32)
+    roots, = inverse_roots(sides_sum(given, index) / 40, index, 0.0)
+    strengths = np.linalg.eigvalsh(roots[1])
+    assert (strengths > 1e-6).sum() == 40 and strengths.max() < 20
+
+
+def test_factors_of_another_network_are_refused():
+    scores = Scores(log_density, weights(0))
+    found = fisher_statistics(scores, images(8), kronecker=True)
+    with pytest.raises(ValueError, match=r"Kronecker factors of \d+ numbers, and these parameters have \d+"):
+        FisherVectors(scores, images(8), found._replace(sides=found.sides[:-1]))
+    with pytest.raises(ValueError, match="outputs='trace' has no Kronecker factors"):
+        fisher_statistics(Scores(lambda params, x, key: jnp.stack([log_density(params, x, key)] * 2), weights(0),
+                                 outputs="trace", count=2), images(8), kronecker=True)
 
 
 class TestEstimator:
@@ -237,10 +289,10 @@ def test_the_factors_count_as_memory():
     found, plain = vectors(), FisherVectors(vectors().scores, images(N, 1), FisherStatistics(
         np.zeros(368), np.ones(368), 80), block_rows=32)
     numbers = sum(side**2 for shape in ((9, 4), (1, 4), (64, 5), (1, 5), (1, 3)) for side in shape)
-    assert (found.whitening_bytes, plain.whitening_bytes) == (12 * numbers, 0)
+    assert (found.whitening_bytes, plain.whitening_bytes) == (20 * numbers, 0)
     options = {"rank": RANK, "oversampling": 4, "passes": 4}
     least = strategies.plan(plain, "stored", memory_bytes=2**30, **options).bytes
     assert strategies.plan(plain, "stored", memory_bytes=int(least) + 1, **options).bytes == least
     with pytest.raises(strategies.MemoryBudgetError, match=r"svd.strategy=stored needs"):
         strategies.plan(found, "stored", memory_bytes=int(least) + 1, **options)
-    assert strategies.plan(found, "stored", memory_bytes=2**30, **options).bytes == least + 12 * numbers
+    assert strategies.plan(found, "stored", memory_bytes=2**30, **options).bytes == least + 20 * numbers

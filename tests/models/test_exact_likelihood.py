@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nfk.fisher.scores import Scores
+from nfk.fisher.whitening import Whitening
 from nfk.models.exact_likelihood import appraise, bits_per_dimension, independent_pixels_log_likelihood
 from tests.models.small_networks import examples, key, squares, start
 
@@ -58,7 +59,7 @@ def test_scores_by_the_fast_path_are_plain_gradients(trained, name, x64):
     model, images = trained(name).model, jnp.asarray(examples(name), jnp.float64)
     scores = Scores(model.log_density, model.params).in_float64
     mean, weight = (jnp.asarray(np.random.default_rng(seed).uniform(0.5, 2, scores.size)) for seed in (0, 1))
-    found = scores.whitened(images, mean, weight)
+    found = scores.whitened(images, Whitening(mean, weight, (), (), False))
     gradient = jax.jit(jax.grad(model.log_density))
     for row, image in zip(found, images, strict=True):
         plain = jnp.concatenate([leaf.ravel() for leaf in jax.tree.leaves(gradient(scores.params, image, key(0)))])

@@ -9,6 +9,7 @@ from scipy.signal import correlate
 from nfk.family_params import ResnetGanParams
 from nfk.fisher.parameters import flatten_batch
 from nfk.fisher.scores import Scores
+from nfk.fisher.whitening import Whitening
 from nfk.models.adversarial import Adam
 from nfk.models.families import initial
 from nfk.models.resnet_gan import Generator, ResnetGan
@@ -82,7 +83,7 @@ def test_fisher_vectors_are_plain_gradients_one_by_one_in_float64(trained):
         scores = Scores(model.log_density, model.params).in_float64
         mean, weight = (jnp.asarray(random.uniform(0.5, 2, scores.size)) for _ in range(2))
         images = jnp.asarray(examples("resnet_gan"), jnp.float64)
-        found = scores.whitened(images, mean, weight)
+        found = scores.whitened(images, Whitening(mean, weight, (), (), False))
         plain = jax.jit(jax.grad(model.log_density))
         for row, image in zip(found, images, strict=True):
             gradient = flatten_batch(jax.tree.map(lambda leaf: leaf[None], plain(scores.params, image, scores.key)))[0]

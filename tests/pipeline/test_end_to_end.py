@@ -125,7 +125,7 @@ def test_a_wrong_key_is_refused_before_any_work(finished):
     assert refused.returncode == 2
     assert refused.stdout == ("nfk: params.yaml: svd.rnak: unknown key, did you mean 'rank'?; allowed: "
                               "accept_unconverged, block, damping, examples, memory_gib, oversampling, passes, rank, "
-                              "strategy, tolerance\n")
+                              "strategy, tolerance, unit_rows\n")
 
 
 def test_results_of_another_network_are_refused_by_digest(finished):
