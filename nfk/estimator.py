@@ -43,7 +43,7 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
     log_density: s(params, x, key) -> scalar for one example x without a batch axis; any JAX function, params any
         pytree. Randomness inside s must come from `key`, which is one for all examples.
     rank: k, the numbers each example gets.
-    damping: added to the diagonal Fisher information, relative to its mean: no unit.
+    damping: added to the diagonal Fisher information, or to a factor's eigenvalues, relative to their mean: no unit.
     whitening: "diagonal", each number by itself, or "kronecker": each array of params as a whole, by the factors of its
         scores' covariance along its last axis and along the others (`nfk.fisher.kronecker`); damping is then relative
         to the mean of a factor's eigenvalues, and 0.1 a good one.

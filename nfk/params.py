@@ -54,7 +54,7 @@ class ThetaParams(Section):
 
 
 class StatisticsParams(Section):
-    """Mean score and diagonal Fisher information over the model's own samples."""
+    """Mean score, Fisher information and what whitens, over the model's own samples."""
 
     model_samples: Annotated[int, Field(ge=2)] = Field(
         2048, description="images that the model draws for them; one without samples: training images")

@@ -1,4 +1,4 @@
-"""`statistics@F`: mean score and diagonal Fisher information over the model's own samples."""
+"""`statistics@F`: mean score, diagonal Fisher information and Kronecker factors over the model's own samples."""
 
 from __future__ import annotations
 
