@@ -52,7 +52,7 @@ def run(params: Params, family: str) -> Outcome:
     choices = network.choices(factors)
     features, left_out = _features(params, net, data, statistics, embeddings, choices) if is_known(data) else ({}, {})
     with progress(f"evaluate@{family}") as report:
-        spectrum = spectra(params, net, data, report)
+        spectrum = spectra(params, net, data, statistics, report)
     metrics: dict[str, Any] = {
         "family": family,
         "model": net.card["model"],
@@ -120,7 +120,9 @@ def _features(
     return found | pixels["features"], {} if full else {"full-fisher-vector": reason}
 
 
-def spectra(params: Params, net: Network, data: Images, report: Report) -> dict[str, Any]:
+def spectra(
+    params: Params, net: Network, data: Images, statistics: FisherStatistics, report: Report
+) -> dict[str, Any]:
     """Explained variance of the trained and of untrained networks on the same examples and samples, each with its
     own statistics, with and without the mean score taken away; `untrained` is the mean over `untrained_draws`, and
     absent for a network that was trained elsewhere. Of the paper's vectors, whitened element-wise: factors that even
@@ -129,28 +131,31 @@ def spectra(params: Params, net: Network, data: Images, report: Report) -> dict[
     samples, _ = network.model_samples(params, net, data)
     counts = component_counts(examples.shape[0])
 
-    def curves(scores: Scores) -> dict[str, list[float]]:
+    def curves(scores: Scores, known: FisherStatistics) -> dict[str, list[float]]:
         found = {}
-        for suffix, vectors in _vectors(params, scores, examples, samples):
+        for suffix, vectors in _vectors(params, scores, examples, known):
             gram, = kernel_matrices(vectors, progress=report)
             ratio = explained_variance(gram)
             found[suffix] = [float(ratio[count - 1]) for count in counts]
         return found
 
-    trained, draws = curves(net.scores), []
+    trained, draws = curves(net.scores, statistics), []
     untrained_known = not isinstance(net.model, Custom) or net.model.trains
     for draw in range(params.evaluate.initialisations if untrained_known else 0):
         key = jax.random.fold_in(network.key(params, "init"), draw)
         untrained = initial(net.model.config, data.shape, len(data.class_names), key)
-        draws.append(curves(network.scores(params, net.family, untrained)))
+        scores = network.scores(params, net.family, untrained)
+        draws.append(curves(scores, fisher_statistics(scores, samples, block=params.statistics.block)))
     return {"components": counts, "untrained_draws": [draw[""] for draw in draws],
             **{f"trained{suffix}": values for suffix, values in trained.items()},
             **{f"untrained{suffix}": np.mean([draw[suffix] for draw in draws], axis=0).tolist()
                for suffix in (trained if draws else ())}}
 
 
-def _vectors(params: Params, scores: Scores, examples: Any, samples: Any) -> list[tuple[str, FisherVectors]]:
-    centred = fisher_statistics(scores, samples, block=params.statistics.block)
+def _vectors(
+    params: Params, scores: Scores, examples: Any, known: FisherStatistics
+) -> list[tuple[str, FisherVectors]]:
+    centred = known._replace(sides=None)
     uncentred = centred._replace(mean_score=np.zeros_like(centred.mean_score))
     return [(suffix, FisherVectors(scores, examples, statistics, damping=PAPER_VECTORS["svd"]["damping"],
                                    block_rows=params.statistics.block))
