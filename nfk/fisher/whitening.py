@@ -62,13 +62,13 @@ def nothing_done(size: int, dtype: Any) -> Whitening:
 
 
 def unit_rows(rows: Float[Array, "b p"]) -> Float[Array, "b p"]:
-    """V_x / |V_x|; a zero row stays zero. Divided by the largest number first, whose square may leave float32."""
-    rows = rows / _or_one(jnp.abs(rows).max(axis=1, keepdims=True))
-    return rows / _or_one(jnp.linalg.norm(rows, axis=1, keepdims=True))
+    """V_x / |V_x|; a zero row stays zero."""
+    return rows / lengths(rows)[:, None]
 
 
 def lengths(rows: Float[Array, "b p"]) -> Float[Array, " b"]:
-    """What `unit_rows` divides by: |V_x|, 1 for a zero row."""
+    """What `unit_rows` divides by: |V_x|, 1 for a zero row. Of rows divided by their largest number, whose square may
+    leave float32."""
     largest = _or_one(jnp.abs(rows).max(axis=1))
     return largest * _or_one(jnp.linalg.norm(rows / largest[:, None], axis=1))
 

@@ -52,6 +52,9 @@ if devices == 8:  # 12,000 bytes hold a device's part of the basis, and W not tw
     small.save(sys.argv[2] + ".zarr")
     embedded = NeuralFisherKernel.load(sys.argv[2] + ".zarr", density, params).transform(images[:21])
     assert np.abs(embedded - small.transform(images[:21])).max() < 1e-5 * np.abs(embedded).max()
+whole = NeuralFisherKernel(density, params, rank=6, strategy="stream", block=16, key=a, whitening="kronecker",
+                           unit_rows=True, damping=0.1).fit(images)
+made[0].append(whole.transform(images[:21]) @ whole.transform(images[:21]).T)
 np.savez(sys.argv[2], *made[0])
 """
 
@@ -68,7 +71,7 @@ def factors(devices: int, folder) -> list[np.ndarray]:
 
 @pytest.mark.slow
 def test_1_2_4_and_8_devices_agree_and_repeat_to_the_bit(tmp_path):
-    values, right, embedded = factors(1, tmp_path)
+    values, right, embedded, inner_products = factors(1, tmp_path)
     assert np.min(values[:-1] / values[1:]) > 1.005, "modes are not separated"
     for devices in (2, 4, 8):
         others = factors(devices, tmp_path)
@@ -76,3 +79,4 @@ def test_1_2_4_and_8_devices_agree_and_repeat_to_the_bit(tmp_path):
         outside = others[1].astype(float) - right.astype(float) @ (right.T.astype(float) @ others[1].astype(float))
         assert np.linalg.norm(outside, 2) < 1e-3
         np.testing.assert_allclose(others[2], embedded, atol=1e-3 * np.abs(embedded).max())
+        np.testing.assert_allclose(others[3], inner_products, atol=1e-3)  # of rows whitened as a whole, of unit length
