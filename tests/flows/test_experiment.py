@@ -12,6 +12,7 @@ from flows import experiment as module
 from flows.experiment_index import write_page
 from flows.experiment_spec import FOLDER, ExperimentError, load, names, params_text
 from flows.own_workspace import StagesFailed
+from nfk.params import load as load_params
 
 ROOT = Path(__file__).parents[2]
 SPEC = {
@@ -184,6 +185,15 @@ def test_families_are_replaced_and_other_sections_merged(project):
     assert made["families"] == {"a": {"model": "mlp"}}
     assert (made["svd"]["rank"], made["svd"]["passes"], made["seed"]) == (8, 10, 5)
     assert made["studies"] == {}
+
+
+def test_an_experiment_is_of_the_papers_vectors_unless_it_says_otherwise(project):
+    """The shipped params.yaml has others."""
+    assert load_params().svd.unit_rows and load_params().statistics.whitening == "kronecker"
+    plain, asked = (json.loads(params_text(change, seed=0)) for change in ({}, {"svd": {"unit_rows": True}}))
+    for made, unit_rows in ((plain, False), (asked, True)):
+        assert made["statistics"]["whitening"] == "diagonal"
+        assert (made["svd"]["damping"], made["svd"]["unit_rows"]) == (1e-3, unit_rows)
 
 
 @pytest.mark.parametrize("name", [file.stem for file in (ROOT / FOLDER).glob("*.yaml")])
