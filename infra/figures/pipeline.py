@@ -47,7 +47,7 @@ TRACKER_LEFT, TRACKER_WIDTH = 1318, 246
 
 
 def readers() -> dict[str, list[str]]:
-    """Each stage's name, and the stages that depend on one of its outputs, or on a folder of them."""
+    """Each stage's name, and those drawn that read one of its outputs, or a folder of them; studies are not."""
     stages = YAML(typ="safe", pure=True).load(DAG.read_text(encoding="utf-8"))["stages"]
     bodies = {name: stage.get("do", stage) for name, stage in stages.items()}
 
@@ -55,7 +55,7 @@ def readers() -> dict[str, list[str]]:
         outputs = [path for kind in ("outs", "metrics") for path in bodies[writer].get(kind, ())]
         return any(f"{path}/".startswith(f"{read}/") for path in outputs for read in bodies[reader]["deps"])
 
-    return {writer: [reader for reader in bodies if reads(reader, writer)] for writer in bodies}
+    return {writer: [reader for reader in bodies if reader in ROW and reads(reader, writer)] for writer in bodies}
 
 
 def box(axes: Axes, left: float, top: float, width: float, height: float, edge: str, face: str) -> None:
