@@ -18,6 +18,9 @@ os.environ["MPLBACKEND"] = "Agg"
 # of the processor time goes with them.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
+# Several workers share the cores, and OpenBLAS's threads wait for one another by spinning (nfk/linalg/blas.py).
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 # One store of compiled programs for this run, its parallel workers and the pipelines they start: most of a run's time
 # is XLA compiling the same networks again. It ends with the run, so no later run meets a program of older code.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

@@ -13,6 +13,8 @@ import numpy as np
 from jaxtyping import Float, Integer
 from sklearn.decomposition import PCA
 
+from nfk.linalg.blas import threads_for_eigenproblem
+
 POOLED_SIZE = 4
 """Activations are averaged to at most this many cells a side."""
 
@@ -109,7 +111,8 @@ def pca(features: Features, dimension: int, *, name: str, seed: int = 0) -> Feat
     if not 1 <= dimension <= most:
         raise ValueError(f"{name}: {dimension} principal components of {len(features.train)} rows of "
                          f"{features.dimension} numbers; at most min(n, d)={most}")
-    model = PCA(n_components=dimension, random_state=seed).fit(features.train)
+    with threads_for_eigenproblem(min(features.train.shape)):
+        model = PCA(n_components=dimension, random_state=seed).fit(features.train)
     return Features(name, model.transform(features.train), model.transform(features.validation),
                     model.transform(features.test))
 
@@ -147,7 +150,8 @@ def from_gram(name: str, gram: Float[np.ndarray, "n n"], validation: Float[np.nd
     if asymmetry > 1e-3 * largest_entry:
         raise ValueError(f"{name}: not a Gram matrix: entries differ from their transposes by up to "
                          f"{asymmetry:.3g}, the largest entry is {largest_entry:.3g}")
-    eigenvalues, vectors = np.linalg.eigh((gram + gram.T).astype(np.float64) / 2)
+    with threads_for_eigenproblem(len(gram)):
+        eigenvalues, vectors = np.linalg.eigh((gram + gram.T).astype(np.float64) / 2)
     eigenvalues, vectors = eigenvalues[::-1], vectors[:, ::-1]
     largest, smallest = eigenvalues[0], eigenvalues[-1]
     if not largest > 0 or smallest < -1e-3 * largest:

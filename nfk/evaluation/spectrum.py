@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
+from nfk.linalg.blas import threads_for_eigenproblem
+
 
 def explained_variance(gram: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"]:
     """r_k = sum_{i <= k} lambda_i / trace, k = 1..n, of the Gram matrix V V^T; r_n = 1.
@@ -16,7 +18,8 @@ def explained_variance(gram: Float[np.ndarray, "n n"]) -> Float[np.ndarray, " n"
     Raises:
         ValueError: the matrix is zero.
     """
-    eigenvalues = np.linalg.eigvalsh(gram.astype(np.float64))[::-1].clip(min=0)
+    with threads_for_eigenproblem(len(gram)):
+        eigenvalues = np.linalg.eigvalsh(gram.astype(np.float64))[::-1].clip(min=0)
     if not eigenvalues[0] > 0:
         raise ValueError(f"the Gram matrix of {len(gram)} examples is zero: every Fisher vector vanishes")
     return np.cumsum(eigenvalues) / eigenvalues.sum()

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from nfk.fisher.parameters import Parameter
 from nfk.in_cache import EXAMPLES
+from nfk.linalg.blas import threads_for_eigenproblem
 
 LARGEST_SIDE = 2048
 """A longer side is whitened by its diagonal: the eigenproblem of one of this size takes some 2 s, and two such
@@ -123,7 +124,8 @@ def _inverse_root(side: np.ndarray, damping: float) -> np.ndarray:
     if side.ndim == 1:
         damped = side + damping * side.mean()
         return np.where(damped > 0, 1 / np.sqrt(np.where(damped > 0, damped, 1)), 0)
-    values, vectors = np.linalg.eigh(side)
+    with threads_for_eigenproblem(len(side)):
+        values, vectors = np.linalg.eigh(side)
     floor = _ROUNDING * max(values[-1], 0.0)
     damped = np.maximum(values, 0) + damping * max(values.mean(), 0.0)
     return (vectors * np.where(damped > floor, 1 / np.sqrt(np.where(damped > floor, damped, 1)), 0)) @ vectors.T

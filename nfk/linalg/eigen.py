@@ -7,7 +7,7 @@ import scipy.linalg
 from jaxtyping import Float
 from scipy.sparse.linalg import eigsh
 
-from nfk.linalg.blas import threads_for
+from nfk.linalg.blas import threads_for_eigenproblem
 
 _SMALL, _LARGE = 1000, 4096
 
@@ -24,7 +24,7 @@ def leading_eigenpairs(
     """The `rank` largest eigenvalues, descending, and their vectors, to float64's round-off."""
     size = len(matrix)
     if dense(size, rank) or not matrix.any():
-        with threads_for(9 * size**3):
+        with threads_for_eigenproblem(size):
             squares, vectors = scipy.linalg.eigh(matrix, subset_by_index=(size - rank, size - 1))
     else:  # a fixed start: equal matrices, equal bits
         squares, vectors = eigsh(matrix, rank, which="LA", v0=np.random.default_rng(0).standard_normal(size))

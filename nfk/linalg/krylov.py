@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, Key
 
 from nfk.checkpoint import Forgetful, RowCheckpoint, RowFile
 from nfk.linalg import spread
-from nfk.linalg.blas import threads_for
+from nfk.linalg.blas import threads_for, threads_for_eigenproblem
 from nfk.linalg.factors import Factors, RankError, numerical_rank, with_positive_peaks
 from nfk.linalg.gram import gram_svd
 from nfk.linalg.group import Alone, Group, all_have, from_first, share
@@ -240,7 +240,7 @@ def _rayleigh_ritz(
     <= sum_j sqrt(x_ji^T M_j x_ji) / s_i: the last block's part decides until it is down to round-off.
     Keeping u_i and w_i in V's precision costs about eps s_i more, which is added.
     """
-    with threads_for(9 * len(gram) ** 3):
+    with threads_for_eigenproblem(len(gram)):
         squares, vectors = np.linalg.eigh(gram)
     squares, vectors = squares[::-1], vectors[:, ::-1]
     count = min(rank, numerical_rank(squares, eps, size))

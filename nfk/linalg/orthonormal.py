@@ -17,7 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nfk.linalg.blas import threads_for
+from nfk.linalg.blas import threads_for, threads_for_eigenproblem
 from nfk.linalg.spread import parts
 
 _ROWS, _BUFFER, _PIECE, _LONG = 1 << 12, 1 << 12, 1 << 10, 1 << 18
@@ -141,7 +141,7 @@ def orthonormalise(
         if floor == 0.0:
             block = project_out(block, against)
         gram = product64(block, block)
-        with threads_for(9 * len(gram) ** 3):
+        with threads_for_eigenproblem(len(gram)):
             squares, vectors = np.linalg.eigh(gram)  # ascending
         keep = np.flatnonzero(squares > floor**2)[-most:] if most else np.zeros(0, int)
         turn = vectors[:, keep] / np.sqrt(squares[keep])[None, :]

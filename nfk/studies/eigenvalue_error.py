@@ -25,7 +25,7 @@ from matplotlib.ticker import FuncFormatter
 from nfk.evaluation.figures.style import BLUE, GREEN, GREY, SKY, VERMILLION, new_figure, styled
 from nfk.fisher import strategies
 from nfk.fisher.vectors import FisherVectors
-from nfk.linalg.blas import threads_for
+from nfk.linalg.blas import threads_for, threads_for_eigenproblem
 from nfk.linalg.krylov import block_krylov
 from nfk.linalg.rows import DenseRows, block_bounds, block_count
 from nfk.linalg.subspace import DenseProducts, subspace_iteration
@@ -114,6 +114,7 @@ def _eigenvalues(rows: Float[np.ndarray, "m p"], count: int) -> tuple[Float[np.n
     """The `count` largest eigenvalues of R R^T, descending, and the sum of all."""
     with threads_for(2 * len(rows) * rows.size):
         gram = rows @ rows.T
+    with threads_for_eigenproblem(len(gram)):
         found = scipy.linalg.eigh(gram, eigvals_only=True, subset_by_index=(len(gram) - count, len(gram) - 1))
     return found[::-1], float(np.trace(gram))
 
