@@ -52,6 +52,8 @@ def deliver(entries: list[Path] | None, params: TrackingParams, *, patient: bool
             sent = [path for path in waiting if path in faults and faults[path] is None]
             for path in sent:
                 spool.remove(path)
+            if sent:
+                spool.mark_sent()
     except (spool.SpoolBusy, OSError) as error:
         return Delivery(0, len(entries) if entries is not None else len(spool.entries()), redact(str(error)))
     left = len(waiting) - len(sent)

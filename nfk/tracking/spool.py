@@ -20,7 +20,7 @@ from nfk.tracking.record import Record, StageRecord, parse
 from nfk.tracking.redaction import redact, redact_tree
 
 SPOOL = Path(".nfk/spool")
-_RECORD, _LOCK, _UNFINISHED = "record.json", ".lock", ".unfinished-"
+_RECORD, _LOCK, _SENT, _UNFINISHED = "record.json", ".lock", ".sent", ".unfinished-"
 _REDACTED_SUFFIXES = frozenset({".yaml", ".yml", ".lock", ".json", ".txt"})
 _STALE_SECONDS = 3600.0
 
@@ -93,6 +93,19 @@ def sending(wait: float) -> Iterator[None]:
                 time.sleep(0.1)
         _sweep()
         yield
+
+
+def mark_sent() -> None:
+    """Note that the tracker took something now."""
+    durable.write(SPOOL / _SENT, b"")
+
+
+def sent_within(seconds: float) -> bool:
+    """Whether the tracker took something in the last `seconds`."""
+    try:
+        return 0 <= time.time() - (SPOOL / _SENT).stat().st_mtime < seconds
+    except FileNotFoundError:
+        return False
 
 
 def _of_id(record_id: str) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import socket
 import subprocess
@@ -35,7 +36,7 @@ from nfk import tracking
 from nfk.params import TrackingParams
 stage, _, family = sys.argv[1].partition("@")
 record = tracking.StageRecord(stage=stage, family=family or None, started=datetime.now(UTC))
-assert tracking.log(record, TrackingParams())
+tracking.log(record, TrackingParams())
 open(sys.argv[2], "w").write(sys.argv[1])
 """
 LOCK = """\
@@ -102,8 +103,9 @@ def test_one_parent_across_processes_and_its_end(client: MlflowClient, store: Pa
     monkeypatch.setenv("NFK_PIPELINE_RUN", run_id)
     for stage in ("data", "svd@gan"):
         subprocess.run([sys.executable, "-c", STAGE, stage, "out"], check=True)
-    parent = runs(client)[f"pipeline {run_id}"]
-    assert parent.info.status == "RUNNING"
+    found = runs(client)
+    assert found.keys() == {f"pipeline {run_id}", "data"}  # the second, so soon after, waits for `finish`
+    assert found[f"pipeline {run_id}"].info.status == "RUNNING" and tracking.pending() == 1
 
     (store / "dvc.lock").write_text(LOCK)
     (store / "params.yaml").write_text("tracking: {uri: 'http://ann:secret@h'}\n")
@@ -120,6 +122,22 @@ def test_one_parent_across_processes_and_its_end(client: MlflowClient, store: Pa
     folder = Path(parent.info.artifact_uri)
     assert (folder / "dvc.lock").read_text() == LOCK
     assert (folder / "params.yaml").read_text() == "tracking: {uri: 'http://***@h'}\n"
+
+
+def test_short_stages_share_a_sending(client: MlflowClient, store: Path, record: Make,
+                                      monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """At once: the first, what failed, the first after a minute, and what no `finish` will follow."""
+    assert tracking.log(record(stage="data", family=None, pipeline_run="p"), PARAMS)
+    assert not tracking.log(record(stage="pretrain", pipeline_run="p"), PARAMS)
+    assert runs(client).keys() == {"pipeline p", "data"} and tracking.pending() == 1
+    assert tracking.log(record(stage="svd", pipeline_run="p", status="FAILED"), PARAMS)
+    assert runs(client).keys() == {"pipeline p", "data", "pretrain@gan", "svd@gan"} and tracking.pending() == 0
+    assert tracking.log(record(stage="embed"), PARAMS)
+    assert "embed@gan" in runs(client)
+    minute_ago = time.time() - 61
+    os.utime(spool.SPOOL / ".sent", (minute_ago, minute_ago))
+    assert tracking.log(record(stage="evaluate", pipeline_run="p"), PARAMS)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_bare_dvc_repro_is_one_run_too(client: MlflowClient, store: Path) -> None:
