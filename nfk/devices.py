@@ -12,6 +12,18 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 DEVICES = "devices"
 
 
+def take(count: int) -> None:
+    """Make this process one of so many devices, before JAX has started any: the first GPUs, or on a CPU as many parts of
+    it, which share its cores. ValueError where the machine has not so many, or JAX has started."""
+    try:
+        jax.config.update("jax_num_cpu_devices", count)
+        jax.config.update("jax_cuda_visible_devices", ",".join(map(str, range(count))))
+    except RuntimeError as error:
+        raise ValueError(f"devices={count}: JAX has started; choose its devices first") from error
+    if (found := jax.local_device_count()) != count:
+        raise ValueError(f"devices={count}: this machine has {found}; ask for no more")
+
+
 def local_mesh() -> Mesh | None:
     """All devices of this process; None where there is one, which needs no mesh."""
     devices = jax.local_devices()

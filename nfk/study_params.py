@@ -55,6 +55,8 @@ class TimingParams(StudyParams):
     passes: PositiveInt = Field(6, description="of auto and stream; the paper's are 11")
     seconds: Positive = Field(120.0, description="a way ends before what would take longer")
     memory_gib: Positive = Field(4.0, description="or need more memory")
+    devices: PositiveInt | None = Field(
+        None, description="as many of the machine's GPUs, or parts of its CPU; null: all GPUs, or the CPU as one")
 
     @model_validator(mode="after")
     def _in_order(self) -> TimingParams:

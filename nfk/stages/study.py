@@ -6,7 +6,7 @@ import importlib
 
 import numpy as np
 
-from nfk import durable, store
+from nfk import devices, durable, store
 from nfk.evaluation.features import Features
 from nfk.evaluation.figures.style import save
 from nfk.params import Params
@@ -14,10 +14,13 @@ from nfk.progress import progress
 from nfk.stages import images, network, representations, workspace
 from nfk.stages.outcome import Outcome
 from nfk.studies.study import Findings, KeptModes, Material, Table
+from nfk.study_params import TimingParams
 
 
 def run(params: Params, name: str) -> Outcome:
     asked = params.study(name)
+    if isinstance(asked, TimingParams) and asked.devices:
+        devices.take(asked.devices)
     data, net = images.load(params), network.load(params, asked.family)
     statistics, statistics_digest = network.load_statistics(net, data)
     made_from = {"data": data.digest, "model": net.digest, "statistics": statistics_digest}

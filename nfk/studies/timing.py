@@ -13,7 +13,8 @@ would take more than `seconds` (the last one's time grown in proportion to n, wh
 `memory_gib`, or exceeds the training images; or where the machine has no such memory.
 
 That all ways answer the same is looked at: `apart` is the largest relative difference of the leading half of s_i^2 from
-the explicit matrix's, the largest of all n that both have. growth: the slope of log time over log n at a way's last
+the explicit matrix's, the largest of all n that both have. `devices`: a process has one number of them, so several
+numbers are several studies. growth: the slope of log time over log n at a way's last
 three n; 1 is linear.
 """
 
@@ -69,7 +70,8 @@ def run(material: Material, params: TimingParams, report: Report) -> Findings:
     for way in params.ways:
         curves[way] = _curve(material, way, counts, params, _titled(report, TITLES[way]))
     numbers = {
-        "rank": params.rank, "parameters": material.scores.size, "images": counts, "ways": {
+        "rank": params.rank, "parameters": material.scores.size, "images": counts,
+        "devices": jax.local_device_count(), "ways": {
             way: {"seconds": {str(n): timed.seconds for n, timed in curve.points.items()},
                   "reached": max(curve.points, default=0), "stopped": curve.stopped, "growth": growth(curve.points),
                   "apart": apart(curve.points, curves["explicit"].points if "explicit" in curves else {}),
@@ -197,7 +199,8 @@ def _summary(numbers: dict[str, Any]) -> str:
         n = one["reached"]
         return f"{TITLES[way]} {one['seconds'][str(n)]:,.1f} s for {n:,}"
 
-    return f"{numbers['rank']} modes of so many images: " + ", ".join(
+    on = f" on {numbers['devices']} devices" if numbers["devices"] > 1 else ""
+    return f"{numbers['rank']} modes of so many images{on}: " + ", ".join(
         said(way, one) for way, one in numbers["ways"].items())
 
 
@@ -231,6 +234,7 @@ def _figure(numbers: dict[str, Any]) -> Figure:
     axes.set_xticks(counts, [f"{n:,}" for n in counts])
     axes.set_xlabel("Images")
     axes.set_ylabel("Seconds")
-    axes.set_title(f"Time of {numbers['rank']} modes (crosses: the next was too dear)")
+    on = f", {numbers['devices']} devices" if numbers["devices"] > 1 else ""
+    axes.set_title(f"Time of {numbers['rank']} modes{on} (crosses: the next was too dear)")
     figure.legend(loc="outside lower center", ncols=2)
     return figure

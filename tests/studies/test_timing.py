@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -12,6 +16,7 @@ from nfk.study_params import TimingParams
 from tests.studies.conftest import Memory
 from tests.studies.made_material import material, silent, two_classes
 
+ROOT = Path(__file__).parents[2]
 PARAMS = TimingParams(family="any", rank=6, first=4, last=5)
 
 
@@ -85,6 +90,20 @@ def test_what_was_measured_is_not_measured_again(monkeypatch):
     one = timing.run(given._replace(checkpoint=Memory(kept)), few, silent).numbers
     monkeypatch.setattr(timing, "timed", lambda work, first: pytest.fail("measured again"))
     assert timing.run(given._replace(checkpoint=Memory(kept)), few, silent).numbers == one
+
+
+def test_a_process_takes_the_devices_asked_for_once():
+    """They divide the examples, and the modes stay."""
+    code = (
+        "from nfk.devices import take; take(4)\n"
+        "from tests.studies.test_timing import PARAMS, made, silent, timing\n"
+        "import numpy as np\n"
+        "found = timing.run(made(), PARAMS.model_copy(update={'ways': ('stream', 'explicit')}), silent)\n"
+        "assert found.numbers['devices'] == 4 and ' on 4 devices: ' in found.summary, found.summary\n"
+        "assert found.numbers['ways']['stream']['apart'] < 1e-3\n"
+        "take(2)\n")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "ValueError: devices=2: JAX has started; choose its devices first"
 
 
 def test_exponents_out_of_order_are_refused():
