@@ -337,6 +337,8 @@ def experiment(
     minutes: Annotated[float | None, typer.Option(min=0.0, help="end after so long; the same command goes on")] = None,
     source: Annotated[list[str] | None, typer.Option(
         metavar="NAME=PATH", help="read a set that it would fetch from here, such as cifar10=FOLDER")] = None,
+    seed: Annotated[list[int] | None, typer.Option(
+        min=0, help="run this one, beside the kept results of others; several times for several")] = None,
 ) -> None:
     """Run a named experiment; print its table beside the paper's."""
     from flows import experiment as experiments
@@ -354,8 +356,8 @@ def experiment(
         raise ValueError(f"--source {wrong[0]}: must be NAME=PATH, such as cifar10=FOLDER")
     copies = dict(each.split("=", 1) for each in source or ())
     try:
-        print(experiments.experiment(name, cast(Size, size), minutes=minutes, sources=copies).read_text(
-            encoding="utf-8"))
+        print(experiments.experiment(name, cast(Size, size), minutes=minutes, sources=copies,
+                                     seeds=seed or ()).read_text(encoding="utf-8"))
     except experiments.Unfinished as error:
         print(f"nfk: {error}", file=sys.stderr)
         raise typer.Exit(EXIT_UNFINISHED) from None

@@ -13,8 +13,8 @@ DEVICES = "devices"
 
 
 def take(count: int) -> None:
-    """Make this process one of so many devices, before JAX has started any: the first GPUs, or on a CPU as many parts of
-    it, which share its cores. ValueError where the machine has not so many, or JAX has started."""
+    """Make this process one of so many devices, before JAX has started: the first GPUs, or parts of a CPU, which share
+    its cores. ValueError where the machine has not so many, or JAX has started."""
     try:
         jax.config.update("jax_num_cpu_devices", count)
         jax.config.update("jax_cuda_visible_devices", ",".join(map(str, range(count))))

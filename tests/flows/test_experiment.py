@@ -73,6 +73,25 @@ def test_rows_spread_and_claims_are_over_the_seeds(project):
     assert "| two | Two numbers: Table 0 | cpu | not run (no time) | – |" in (FOLDER / "results/README.md").read_text()
 
 
+def test_a_seed_more_is_joined_to_those_kept(project):
+    module.experiment("two", seeds=[0], say=lambda text: None)
+    file = FOLDER / "results/two-cpu.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"git.commit": "a" * 40}))
+    table = module.experiment("two", seeds=[4, 1], say=lambda text: None).read_text()
+    module.experiment("two", seeds=[1], say=lambda text: None)
+    assert project == [f"two-cpu-one-{seed}" for seed in (0, 1, 4, 1)]
+    kept = json.loads(file.read_text())
+    assert kept["seeds"] == [0, 1, 4] and kept["rows"][0]["values"] == pytest.approx([0.5, 0.6, 0.9])
+    assert kept["claims"][0] | {"holds": 1, "of": 3} == kept["claims"][0]
+    assert [run["seeds"] for run in kept["earlier"]] == [[0], [4]] and kept["earlier"][0]["git.commit"] == "a" * 40
+    assert "3 seeds" in table and "Of these seed 0: 0 s for what was not there before, on " in table
+    write(SPEC | {"rows": SPEC["rows"][:1], "claims": []})
+    with pytest.raises(ExperimentError, match="two: the kept results have other rows; run all seeds, without --seed"):
+        module.experiment("two", seeds=[1], say=lambda text: None)
+    module.experiment("two", say=lambda text: None)
+    assert json.loads(file.read_text())["seeds"] == [0, 1, 2]
+
+
 def test_a_slice_that_is_over_writes_no_table_and_says_how_to_go_on(project, monkeypatch):
     with pytest.raises(module.Unfinished, match="0 minutes are over before two-cpu-one-0; the same command goes on"):
         module.experiment("two", minutes=0.0, say=lambda text: None)
