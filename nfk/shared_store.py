@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -17,6 +17,19 @@ from nfk import durable, store
 from nfk.linalg.group import Group, from_first
 
 _NAME = 255
+
+
+@runtime_checkable
+class ReadByRows(Protocol):
+    """An array, or what reads like one."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> Any: ...
+
+    def __getitem__(self, rows: slice) -> Any: ...
 
 
 class SharedWriter:
@@ -36,22 +49,25 @@ class SharedWriter:
         if self._writer is not None:
             self._writer.put_by_shards(name, values)
 
-    def put_rows(self, name: str, rows: np.ndarray, *, start: int, total: int, share: int) -> None:
+    def put_rows(self, name: str, rows: ReadByRows, *, start: int, total: int, share: int) -> None:
         """This process's `rows` of an array of `total`, from row `start` on, a multiple of `share`: what all but the
-        last ones have."""
+        last ones have. A shard is in memory at a time."""
         if self._group.size == 1:
-            self.put(name, rows)
+            self.put_by_shards(name, rows)
             return
         if self._writer is not None:
             self._writer.create(name, (total, *rows.shape[1:]), rows.dtype, share=share)
         _wait(self._group)  # the array is there
-        if len(rows) > 0:
+        if rows.shape[0] > 0:
             import zarr
 
             from nfk.zarr_folder import FilledFolder
 
             array = zarr.open_array(FilledFolder(self._folder), path=name, mode="r+", zarr_format=3)
-            array[start : start + len(rows)] = rows
+            shard = (array.shards or array.chunks)[0]
+            for low in range(0, rows.shape[0], shard):
+                part = rows[low : low + shard]
+                array[start + low : start + low + len(part)] = part
             durable.sync_tree(self._folder / name)  # the one who marks it done may be on another host
         _wait(self._group)  # the rows are there
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import jax
@@ -9,25 +10,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nfk.checkpoint import Checkpoint
+from nfk.checkpoint import RowCheckpoint, RowFile
 from nfk.devices import everywhere, local_mesh
-from nfk.linalg.panels import READ_BYTES, panel_image_pass
-from nfk.linalg.rows import Progress, RowBlocks, image_pass, silent
+from nfk.linalg.panels import READ_BYTES, panel_image_blocks
+from nfk.linalg.rows import ImageBlocks, Progress, RowBlocks, image_blocks, in_file, in_memory, silent
 from nfk.linalg.tall import Tall
 
 WORKING = 4
 """Times its own bytes that a block of rows takes while it is computed"""
 
+_LABEL = "embeddings"
+
 Scaling = Literal["none", "whitened", "unit"]
 
 
 def embed(
-    vectors: RowBlocks,
-    right: Float[Array, "p k"] | Tall,
-    *,
-    memory_bytes: int = 4 * 2**30,
-    checkpoint: Checkpoint | None = None,
-    progress: Progress = silent,
+    vectors: RowBlocks, right: Float[Array, "p k"] | Tall, *, memory_bytes: int = 4 * 2**30, progress: Progress = silent
 ) -> Float[np.ndarray, "n k"]:
     """W^T V_x for every row of `vectors`; for the rows that W was made from it is U diag(s).
 
@@ -35,13 +33,29 @@ def embed(
     rows (`nfk.linalg.tall`, Zarr's arrays) streams by groups of images instead, as large as `memory_bytes` hold: it is
     read once for each of them.
     """
+    return in_memory(vectors, right, _blocks(vectors, right, memory_bytes, progress)(0))
+
+
+def embed_to_file(
+    vectors: RowBlocks, right: Float[Array, "p k"] | Tall, checkpoint: RowCheckpoint, *,
+    memory_bytes: int = 4 * 2**30, progress: Progress = silent,
+) -> RowFile:
+    """`embed` into the checkpoint's file: for more images than the memory has room for, and resumed from there."""
+    return in_file(vectors, right, _blocks(vectors, right, memory_bytes, progress), checkpoint)
+
+
+def _blocks(
+    vectors: RowBlocks, right: Float[Array, "p k"] | Tall, memory_bytes: int, progress: Progress
+) -> Callable[[int], ImageBlocks]:
+    """What makes the embeddings from a given block on."""
     if isinstance(right, jax.Array):
         held = everywhere(local_mesh(), right)
-        return image_pass(vectors, held, checkpoint=checkpoint, label="embeddings", progress=progress)
+        return lambda first: image_blocks(vectors, held, first, progress, _LABEL)
     itemsize, read = np.dtype(right.dtype).itemsize, min(READ_BYTES, memory_bytes // 16)
-    return panel_image_pass(vectors, right, resident_rows=resident_rows(vectors, itemsize, memory_bytes - 2 * read),
-                            read_rows=max(1, read // (right.shape[1] * itemsize)), checkpoint=checkpoint,
-                            label="embeddings", progress=progress)
+    resident = resident_rows(vectors, itemsize, memory_bytes - 2 * read)
+    read_rows = max(1, read // (right.shape[1] * itemsize))
+    return lambda first: panel_image_blocks(vectors, right, first, progress, _LABEL, resident_rows=resident,
+                                            read_rows=read_rows)
 
 
 def held_or_read(right: Tall, memory_bytes: int) -> Float[Array, "p k"] | Tall:

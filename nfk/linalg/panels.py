@@ -20,7 +20,7 @@ from jaxtyping import Array, Float, Int
 from nfk.checkpoint import Checkpoint, Forgetful, RowCheckpoint, RowFile
 from nfk.linalg.factors import Factors
 from nfk.linalg.gram import Modes, gram_modes
-from nfk.linalg.rows import Progress, RowBlocks, block_bounds, block_count, silent
+from nfk.linalg.rows import ImageBlocks, Progress, RowBlocks, block_bounds, block_count, silent
 from nfk.linalg.tall import FiledFactor, Tall
 
 _PIECE = 1 << 16
@@ -191,28 +191,22 @@ def _add(
     return piece + jnp.matmul(part.T, left, precision="highest")
 
 
-def panel_image_pass(
-    rows: RowBlocks, right: Tall, *, resident_rows: int, read_rows: int | None = None,
-    checkpoint: Checkpoint | None = None, label: str = "pass", progress: Progress = silent,
-) -> Float[np.ndarray, "n k"]:
-    """V W for a W that is read by rows: `nfk.linalg.rows.image_pass` for one that does not fit the memory.
+def panel_image_blocks(
+    rows: RowBlocks, right: Tall, first: int, progress: Progress, label: str, *, resident_rows: int,
+    read_rows: int | None = None,
+) -> ImageBlocks:
+    """V W from block `first` on for a W that is read by rows: `nfk.linalg.rows.image_blocks` for one that does not fit
+    the memory.
 
     `resident_rows` rows of V, in whole blocks, at least one, are held while W streams by, `read_rows` of its rows at a
-    time (None: 64 MiB). Cost: one pass, 2 n p k flops, and W read n / resident_rows times. Memory: the rows, what is
-    read of W, and the result. Products are summed over the parts of W in float64. Resumes from `checkpoint` after the
-    last group of rows.
+    time (None: 64 MiB), and come as one. Cost: one pass, 2 n p k flops, and W read n / resident_rows times. Memory: the
+    rows, and what is read of W. Products are summed over the parts of W in float64.
     """
-    checkpoint = Forgetful() if checkpoint is None else checkpoint
     (n, p), k = rows.shape, right.shape[1]
     read_rows = max(1, READ_BYTES // (k * np.dtype(right.dtype).itemsize)) if read_rows is None else read_rows
-    image, first = np.empty((n, k), right.dtype), 0
-    if (kept := checkpoint.load("image")) is not None:
-        first = int(kept["blocks"][0])
-        image[: len(kept["rows"])] = kept["rows"]
     group = max(1, resident_rows // rows.block_rows)
     for begin in range(first, block_count(rows), group):
         end = min(block_count(rows), begin + group)
-        (low, _), (_, high) = block_bounds(rows, begin), block_bounds(rows, end - 1)
         held = []
         for index in range(begin, end):
             held.append(rows.block(index))
@@ -223,10 +217,7 @@ def panel_image_pass(
             for place, block in enumerate(held):
                 sums[place] += np.asarray(_times(block, part, start))
         del held
-        image[low:high] = np.concatenate(sums)
-        if checkpoint.due():
-            checkpoint.save("image", {"blocks": np.array([end]), "rows": image[:high]})
-    return image
+        yield end, block_bounds(rows, begin)[0], np.concatenate(sums).astype(right.dtype)
 
 
 @jax.jit

@@ -6,7 +6,7 @@ same matrix, and every sum run in the same order, so that a resumed pass ends on
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
@@ -14,8 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from nfk.checkpoint import Checkpoint, Forgetful, RowCheckpoint, RowFile
+from nfk.checkpoint import Forgetful, RowCheckpoint, RowFile
 from nfk.linalg import spread
+from nfk.linalg.tall import Tall
 
 Progress = Callable[[int, int, str], None]
 """Called with (rows done, rows in all, what)."""
@@ -164,22 +165,54 @@ def _accumulate(
     return left, right, jnp.einsum("bp,bp->b", block, block, precision="highest")
 
 
-def image_pass(
-    rows: RowBlocks, right: Float[Array, "p k"], *, checkpoint: Checkpoint | None = None, label: str = "pass",
-    progress: Progress = silent,
-) -> Float[np.ndarray, "n k"]:
-    """V W: one pass and 2 n p k flops. Memory: one block and the result. Resumes from `checkpoint`."""
-    checkpoint = Forgetful() if checkpoint is None else checkpoint
-    image, first = np.empty((rows.shape[0], right.shape[1]), right.dtype), 0
-    if (kept := checkpoint.load("image")) is not None:
-        first = int(kept["blocks"][0])
-        image[: len(kept["rows"])] = kept["rows"]
+ImageBlocks = Iterator[tuple[int, int, Float[np.ndarray, "b k"]]]
+"""(index of the block after it, its first row, rows of V W)"""
+
+
+def image_blocks(
+    rows: RowBlocks, right: Float[Array, "p k"], first: int, progress: Progress, label: str
+) -> ImageBlocks:
+    """V W from block `first` on: 2 n p k flops, one block in memory."""
     for index in range(first, block_count(rows)):
         start, stop = block_bounds(rows, index)
-        image[start:stop] = rows.image(index, right)
+        image = np.asarray(rows.image(index, right))
         progress(stop, rows.shape[0], label)
+        yield index + 1, start, image
+
+
+def image_pass(
+    rows: RowBlocks, right: Float[Array, "p k"], *, label: str = "pass", progress: Progress = silent
+) -> Float[np.ndarray, "n k"]:
+    """V W: one pass and 2 n p k flops. Memory: one block and the result."""
+    return in_memory(rows, right, image_blocks(rows, right, 0, progress, label))
+
+
+def in_memory(
+    rows: RowBlocks, right: Float[Array, "p k"] | Tall, blocks: ImageBlocks
+) -> Float[np.ndarray, "n k"]:
+    """V W of its blocks."""
+    image = np.empty((rows.shape[0], right.shape[1]), right.dtype)
+    for _, start, block in blocks:
+        image[start : start + len(block)] = block
+    return image
+
+
+def in_file(
+    rows: RowBlocks, right: Float[Array, "p k"] | Tall, blocks: Callable[[int], ImageBlocks],
+    checkpoint: RowCheckpoint,
+) -> RowFile:
+    """V W of the blocks that `blocks` makes from a given one on, in a file: memory does not grow with n. What was
+    interrupted goes on after the last save, on the same bits."""
+    image, first = checkpoint.rows("image", right.shape[1], right.dtype), 0
+    kept = checkpoint.load("image")
+    if kept is not None and image.checksum(block_bounds(rows, int(kept["blocks"][0]))[0]) == int(kept["crc"][0]):
+        first = int(kept["blocks"][0])
+    for after, start, block in blocks(first):
+        image.write(start, block)
         if checkpoint.due():
-            checkpoint.save("image", {"blocks": np.array([index + 1]), "rows": image[:stop]})
+            image.sync()
+            checkpoint.save("image", {"blocks": np.array([after]),
+                                      "crc": np.array([image.checksum(start + len(block))])})
     return image
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
+import numpy as np
+from jaxtyping import Float
 
 from nfk import names, shared_store, store
-from nfk.fisher.embedding import embed, held_or_read, scale
+from nfk.checkpoint import RowFile
+from nfk.fisher.embedding import embed_to_file, held_or_read, scale
 from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.group import Alone, Group, share
 from nfk.linalg.rows import SomeRows, block_count
@@ -41,11 +45,12 @@ def run(params: Params, family: str, group: Group | None = None) -> Outcome:
                 "split": split,
                 **inputs}, group))
             own = share(block_count(vectors), group)
-            rows = embed(SomeRows(vectors, own), right, memory_bytes=memory_bytes - vectors.whitening_bytes,
-                         checkpoint=scratches[-1],
-                         progress=partial(_reported, report, split))
-            scaled = scale(rows, params.embed.scaling, singular_values=factors["singular_values"][:],
-                           fitted=factors.attributes["examples"])
+            rows = SomeRows(vectors, own)
+            found = embed_to_file(rows, right, scratches[-1], memory_bytes=memory_bytes - vectors.whitening_bytes,
+                                  progress=partial(_reported, report, split))
+            scaled = _Scaled(found, rows.shape[0], partial(
+                scale, scaling=params.embed.scaling, singular_values=factors["singular_values"][:],
+                fitted=factors.attributes["examples"]))
             writer.put_rows(split, scaled, start=own.start * vectors.block_rows, total=vectors.shape[0],
                             share=-(-block_count(vectors) // group.size) * vectors.block_rows)
             writer.put(f"{split}_id", data.source_rows(split)[: vectors.shape[0]])
@@ -61,6 +66,18 @@ def run(params: Params, family: str, group: Group | None = None) -> Outcome:
         params={"embed": params.embed.model_dump()},
         metrics={"rank": right.shape[1]} | {f"images/{split}": count for split, count in counts.items()},
         digests={**inputs, "embeddings": store.read_marker(path)["digest"]})
+
+
+class _Scaled:
+    """The rows of a file, scaled as they are read."""
+
+    def __init__(self, file: RowFile, rows: int, scaled: Callable[[np.ndarray], np.ndarray]) -> None:
+        self.shape, self.dtype = (rows, file.columns), file.dtype
+        self._file, self._scaled = file, scaled
+
+    def __getitem__(self, rows: slice) -> Float[np.ndarray, "b k"]:
+        start, stop, _ = rows.indices(self.shape[0])
+        return self._scaled(self._file.read(start, stop))
 
 
 def _reported(report: Report, split: str, done: int, total: int, what: str) -> None:

@@ -9,8 +9,8 @@ from nfk.checkpoint import RowFile
 from nfk.linalg import panels
 from nfk.linalg.factors import RankError, with_rounding
 from nfk.linalg.gram import gram_svd
-from nfk.linalg.panels import panel_image_pass, panel_svd
-from nfk.linalg.rows import DenseRows
+from nfk.linalg.panels import panel_image_blocks, panel_svd
+from nfk.linalg.rows import DenseRows, in_file, in_memory, silent
 from nfk.linalg.tall import FiledFactor, FiledRows
 from tests.linalg.prescribed import SPECTRA, matrix
 from tests.linalg.test_rows import Memory
@@ -148,28 +148,49 @@ def test_a_save_never_overwrites_the_one_before_it(monkeypatch):
     assert memory.slots in ((0, 1, 0), (0, 1, 0, 1))
 
 
+def projection(right, resident, read, checkpoint=None):
+    """V W by groups of rows, in memory or in the checkpoint's file."""
+    values = rows()
+
+    def blocks(first):
+        return panel_image_blocks(values, right, first, silent, "", resident_rows=resident, read_rows=read)
+
+    if checkpoint is None:
+        return in_memory(values, right, blocks(0))
+    return in_file(values, right, blocks, checkpoint).read(0, N)
+
+
 @pytest.mark.parametrize("resident", [1, 48, 1000])
 @pytest.mark.parametrize("read", [37, 500, None])
 def test_projection_is_that_by_the_whole_factor(resident, read):
     values, right = rows(), np.asarray(panel_svd(rows(), **CUT).right)
     exact = np.asarray(values._matrix, np.float64) @ right.astype(np.float64)
-    found = panel_image_pass(values, right, resident_rows=resident, read_rows=read)
+    found = projection(right, resident, read)
     assert found == pytest.approx(exact, abs=1e-6 * np.max(np.abs(exact)))
     # bits hang on how W is cut, never on how many rows are held
-    assert np.array_equal(found, panel_image_pass(values, right, resident_rows=16, read_rows=read))
+    assert np.array_equal(found, projection(right, 16, read))
 
 
 def test_an_interrupted_projection_ends_on_the_same_bits():
     right = np.asarray(panel_svd(rows(), **CUT).right)
-    undisturbed = panel_image_pass(rows(), right, resident_rows=32, read_rows=100)
+    undisturbed = projection(right, 32, 100)
     for killed_after in (1, 2, 3):
         memory = Memory(die_after=killed_after)
         with pytest.raises(KeyboardInterrupt):
-            panel_image_pass(rows(), right, resident_rows=32, read_rows=100, checkpoint=memory)
+            projection(right, 32, 100, memory)
         memory.die_after = None
         assert memory.kept["image"]["blocks"][0] == 2 * killed_after
-        assert np.array_equal(
-            panel_image_pass(rows(), right, resident_rows=32, read_rows=100, checkpoint=memory), undisturbed)
+        assert np.array_equal(projection(right, 32, 100, memory), undisturbed)
+
+
+def test_rows_of_a_file_that_is_not_what_was_saved_are_made_again():
+    right = np.asarray(panel_svd(rows(), **CUT).right)
+    memory = Memory(die_after=2)
+    with pytest.raises(KeyboardInterrupt):
+        projection(right, 32, 100, memory)
+    memory.die_after = None
+    memory.files["image"].write(3, np.zeros((1, right.shape[1]), right.dtype))
+    assert np.array_equal(projection(right, 32, 100, memory), projection(right, 32, 100))
 
 
 def test_rounding_is_judged_alike_from_rows_and_factor_in_files():
