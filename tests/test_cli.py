@@ -120,7 +120,6 @@ def test_tab_in_a_folder_without_usable_params_offers_nothing(folder, text):
     assert completion.families("") == []
 
 
-
 @pytest.mark.parametrize("error", [
     MemoryError(), RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 4294967296 bytes.\nbuffers: ..."),
     RuntimeError("can't start new thread"),

@@ -28,6 +28,7 @@ def run(params: Params, name: str) -> Outcome:
     embeddings = store.read(workspace.embeddings_store(asked.family)).expect(**made_from, factors=factors.digest)
     digests = {**made_from, "factors": factors.digest, "embeddings": embeddings.digest}
     scratch = workspace.scratch("study", name, {"study": asked.model_dump(), "seed": params.seed, **digests})
+
     def compared() -> list[Features]:
         rank = representations.reachable(params.evaluate.ranks, embeddings.attributes["rank"])[-1]
         return [*representations.embeddings(params, embeddings), *representations.pixels(params, data),

@@ -177,7 +177,7 @@ def _params() -> list[Parts]:
 
 def _requests() -> list[Parts]:
     picture = _image("PNG")
-    form = (b"--b\r\nContent-Disposition: form-data; name=\"a\"; filename=\"a.png\"\r\nContent-Type: image/png\r\n\r\n"
+    form = (b'--b\r\nContent-Disposition: form-data; name="a"; filename="a.png"\r\nContent-Type: image/png\r\n\r\n'
             + picture + b"\r\n--b--\r\n")
     return [{"type": b"multipart/form-data; boundary=b", "body": form}, {"type": b"image/png", "body": picture},
             {"type": b"application/json", "body": json.dumps({"images": np.zeros((2, 5, 6)).tolist()}).encode()}]

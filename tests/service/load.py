@@ -227,7 +227,7 @@ def malformed(random: np.random.Generator, image: bytes) -> tuple[str, str, dict
         ("POST", "/embed", {"Content-Type": "multipart/form-data"}, part + image),
         ("POST", "/embed", as_json, noise),
         ("POST", "/embed", as_json, b"[" * int(random.integers(1, 5000))),
-        ("POST", "/embed", as_json, b'{"images": ' + b'[' * 70 + b']' * 70 + b'}'),
+        ("POST", "/embed", as_json, b'{"images": ' + b"[" * 70 + b"]" * 70 + b"}"),
         ("POST", "/embed", as_json, json.dumps([[[int(random.integers(300))] * 12] * 12]).encode()),
         ("POST", "/embed", as_json, b'{"images": [[["a"]]]}'),
         ("POST", "/embed", as_json, json.dumps([[["0.5"] * 12] * 12]).encode()),

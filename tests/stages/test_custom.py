@@ -20,7 +20,7 @@ from nfk.params import ParamsError
 from nfk.stages import images, network, register
 from nfk.stages.workspace import model_folder
 
-SOURCE = '''
+SOURCE = """
 from dataclasses import dataclass, replace
 import jax, jax.numpy as jnp, numpy as np
 from nfk.training import Trained
@@ -129,7 +129,7 @@ def failing(options, image_shape, classes):
     return options["depth"]
 
 number = 3
-'''
+"""
 
 
 @pytest.fixture
