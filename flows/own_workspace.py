@@ -13,6 +13,7 @@ from nfk import durable, tracking
 from nfk import params as parameters
 
 _UNTRACKED = 3  # of `nfk repro`: results are whole, records wait
+_REPLAY_SECONDS = 60.0
 _OWN = frozenset({"params.yaml", "dvc.lock"})  # may differ from the commit: who runs writes the one, DVC the other
 
 
@@ -46,7 +47,9 @@ def run_stages(folder: Path, say: Callable[[str], None], *, seconds: float) -> N
     environment = {"PYTHONPATH": path, "MLFLOW_TRACKING_URI": tracker, tracking.ENVIRONMENT_VARIABLE: ""}
     ended = run_streamed([sys.executable, "-m", "nfk", "repro"], say, seconds=seconds, environment=environment,
                          folder=folder)
-    if ended.timed_out:
+    if ended.timed_out:  # so its end sent nothing; the workspace may never be run again
+        run_streamed([sys.executable, "-m", "nfk", "track", "replay"], say, seconds=_REPLAY_SECONDS,
+                     environment=environment, folder=folder)
         raise StagesFailed(f"{folder.name}: ran longer than seconds={seconds:g}")
     if ended.status not in (0, _UNTRACKED):
         raise StagesFailed(f"{folder.name}: failed with exit status {ended.status}: {ended.last_line}; "

@@ -31,7 +31,7 @@ from nfk.tracking.redaction import redact
 
 __all__ = [
     "ENVIRONMENT_VARIABLE", "LOCK_FILE", "Delivery", "StageHashes", "StageRecord", "Status", "all_dvc_hashes",
-    "dvc_hashes", "finish", "git_state", "log", "new_pipeline_run_id", "pending", "pipeline_run_id",
+    "catch_up", "dvc_hashes", "finish", "git_state", "log", "new_pipeline_run_id", "pending", "pipeline_run_id",
     "provenance", "redact", "replay", "stage_name", "tracking_uri",
 ]
 
@@ -43,7 +43,7 @@ _BETWEEN_SENDINGS = 60.0  # seconds in which a stage's record may wait for the n
 
 
 def log(record: StageRecord, params: TrackingParams) -> bool:
-    """Log one stage's run; whether it arrived. If not, it is in the spool and one line on stderr says so.
+    """Log one stage's run; whether all is well. If not, it is in the spool and one line on stderr says so.
 
     Commit, versions and platform are added to the record's tags. Stages of a bare `dvc repro` also bring the
     parent run up to date, since nothing of ours runs after the last of them; the hashes of that last stage
@@ -68,6 +68,11 @@ def finish(pipeline_run: str, params: TrackingParams, *, status: Status = "FINIS
     What waits in the spool is sent first, as a stage's run must be there to get its hashes.
     """
     return _log([_pipeline_record(pipeline_run, status, started, tags or {})], params, with_waiting=True)
+
+
+def catch_up(params: TrackingParams) -> None:
+    """Send what waits, as `finish` does: for records of a pipeline run that was killed before its end."""
+    deliver(None, params)
 
 
 def replay(params: TrackingParams) -> Delivery:
@@ -101,7 +106,7 @@ def _log(records: list[Record], params: TrackingParams, *, with_waiting: bool = 
         print(f"tracking: {name} is not logged and not kept for later: {redact(str(error))}", file=sys.stderr)
         return False
     if may_wait:
-        return False
+        return True
     delivery = deliver(None if with_waiting else kept, params)
     arrived = not any(entry.exists() for entry in kept)
     if not arrived:

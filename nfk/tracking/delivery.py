@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,7 +54,8 @@ def deliver(entries: list[Path] | None, params: TrackingParams, *, patient: bool
             for path in sent:
                 spool.remove(path)
             if sent:
-                spool.mark_sent()
+                with suppress(OSError):  # then the next stage sends at once
+                    spool.mark_sent()
     except (spool.SpoolBusy, OSError) as error:
         return Delivery(0, len(entries) if entries is not None else len(spool.entries()), redact(str(error)))
     left = len(waiting) - len(sent)

@@ -104,7 +104,7 @@ def sent_within(seconds: float) -> bool:
     """Whether the tracker took something in the last `seconds`."""
     try:
         return 0 <= time.time() - (SPOOL / _SENT).stat().st_mtime < seconds
-    except FileNotFoundError:
+    except OSError:
         return False
 
 

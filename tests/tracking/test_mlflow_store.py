@@ -128,7 +128,7 @@ def test_short_stages_share_a_sending(client: MlflowClient, store: Path, record:
                                       monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """At once: the first, what failed, the first after a minute, and what no `finish` will follow."""
     assert tracking.log(record(stage="data", family=None, pipeline_run="p"), PARAMS)
-    assert not tracking.log(record(stage="pretrain", pipeline_run="p"), PARAMS)
+    assert tracking.log(record(stage="pretrain", pipeline_run="p"), PARAMS)  # it waits, as it may
     assert runs(client).keys() == {"pipeline p", "data"} and tracking.pending() == 1
     assert tracking.log(record(stage="svd", pipeline_run="p", status="FAILED"), PARAMS)
     assert runs(client).keys() == {"pipeline p", "data", "pretrain@gan", "svd@gan"} and tracking.pending() == 0
@@ -138,6 +138,33 @@ def test_short_stages_share_a_sending(client: MlflowClient, store: Path, record:
     os.utime(spool.SPOOL / ".sent", (minute_ago, minute_ago))
     assert tracking.log(record(stage="evaluate", pipeline_run="p"), PARAMS)
     assert capsys.readouterr().err == ""
+
+
+def test_a_run_killed_before_its_end_is_caught_up_with_its_hashes(client: MlflowClient, store: Path, record: Make,
+                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though the clock was set back in between, and the pipeline's record is named as the older one."""
+    (store / "dvc.lock").write_text(LOCK)
+    tracking.log(record(stage="data", family=None, pipeline_run="p"), PARAMS)
+    tracking.log(record(pipeline_run="p"), PARAMS)
+    assert tracking.pending() == 1
+    monkeypatch.setattr(spool.time, "time_ns", lambda: 5)
+    monkeypatch.setattr(tracking, "deliver", lambda *_: tracking.Delivery(0, 2, "killed"))
+    tracking.finish("p", PARAMS)
+    monkeypatch.undo()
+    monkeypatch.chdir(store)
+    assert tracking.pending() == 2 and spool.entries()[0].name.startswith("0" * 19 + "5-")
+    tracking.catch_up(PARAMS)
+    assert tracking.pending() == 0
+    assert runs(client)["svd@gan"].data.tags["dvc.out.factors/gan.zarr"] == "md5:cc.dir"
+
+
+def test_a_spool_that_cannot_be_read_costs_a_line_and_no_stage(
+    store: Path, record: Make, capsys: pytest.CaptureFixture[str],
+) -> None:
+    spool.SPOOL.parent.mkdir()
+    spool.SPOOL.write_text("")
+    assert not tracking.log(record(pipeline_run="p"), PARAMS)
+    assert "svd@gan is not logged and not kept for later" in capsys.readouterr().err
 
 
 def test_a_bare_dvc_repro_is_one_run_too(client: MlflowClient, store: Path) -> None:
