@@ -97,7 +97,9 @@ class EvaluateParams(Section):
 
     ranks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = Field(
         (16, 32, 64, 128), description="components compared; those above svd.rank are left out")
-    labels: tuple[PositiveInt, ...] = Field((100, 500, 1000), description="numbers of labels for few-label probes")
+    labels: tuple[PositiveInt, ...] = Field(
+        (100, 500, 1000), description="numbers of labels for few-label probes; those that the training images have "
+                                      "not, class by class, are left out")
     draws: Annotated[int, Field(ge=2)] = Field(5, description="draws of the labelled images, the same for all")
     examples: PositiveInt | None = Field(None, description="leading training examples with labels; null: all")
     strengths: Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)] = Field(
@@ -173,8 +175,6 @@ class Params(Section):
             ("evaluate.neighbours", max(self.evaluate.neighbours), self.labelled,
              "the number of labelled training examples"),
             ("svd.rank", self.svd.rank, used, "the number of examples decomposed"),
-            ("evaluate.labels", max(self.evaluate.labels, default=0),
-             self.labelled, "the number of labelled training examples"),
             *((f"studies.{name}.{key}", value, bound, of) for name, study in self.studies.items()
               for key, value, bound, of in study.bounds(rank=self.svd.rank, labelled=self.labelled)),
         ):

@@ -22,7 +22,6 @@ def with_(section: str, **values):
     (with_("svd", rank=1.5), "svd.rank=1.5: must be a valid integer"),
     (with_("svd", rank=900, examples=512), "svd.rank=900 exceeds the number of examples decomposed=512; lower it"),
     (with_("svd", examples=4000), "svd.examples=4000 exceeds data.train=3500; lower it"),
-    (with_("evaluate", labels=[5000]), "evaluate.labels=5000 exceeds the number of labelled training examples=3500"),
     (with_("svd", strategy="strem"), "svd.strategy='strem': must be 'auto', 'explicit', 'gram', 'panels', 'cogram', "
      "'stored', 'stream' or 'jvp'"),
     (with_("data", name="../x"), "data.name='../x'"),

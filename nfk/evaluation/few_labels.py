@@ -50,6 +50,17 @@ def few_labels(features: Features, labels: Labels, counts: Sequence[int], *, dra
     return found
 
 
+def why_not(labels: Integer[np.ndarray, " n"], count: int) -> str:
+    """Why no `count` labels can be drawn such that classes differ by at most one; empty where they can."""
+    classes, sizes = np.unique(labels, return_counts=True)
+    if count < len(classes):
+        return f"{count:,} is less than the {len(classes)} classes"
+    turns = math.ceil(count / len(classes))
+    if sizes.min() < turns:
+        return f"{count:,} takes {turns:,} images of each class, class {classes[sizes.argmin()]} has {sizes.min():,}"
+    return ""
+
+
 def balanced_order(labels: Integer[np.ndarray, " n"], count: int, *, seed: int,
                    draw: int) -> Int[np.ndarray, " count"]:
     """`count` rows such that classes differ by at most one image in every leading part.
@@ -60,15 +71,10 @@ def balanced_order(labels: Integer[np.ndarray, " n"], count: int, *, seed: int,
     Raises:
         ValueError: fewer labels than classes, or a class too small for its turns.
     """
-    classes, sizes = np.unique(labels, return_counts=True)
-    if count < len(classes):
-        raise ValueError(f"evaluate.labels={count} is less than the {len(classes)} classes; "
-                         "raise it in params.yaml")
+    if reason := why_not(labels, count):
+        raise ValueError(f"{count} labels cannot be drawn: {reason}; choose another number")
+    classes = np.unique(labels)
     turns = math.ceil(count / len(classes))
-    if sizes.min() < turns:
-        raise ValueError(
-            f"evaluate.labels={count} takes {turns} images of each class, class "
-            f"{classes[sizes.argmin()]} has {sizes.min()}; lower it in params.yaml")
     rng = np.random.default_rng([seed, draw])
     taken = [rng.permutation(np.flatnonzero(labels == label))[:turns] for label in rng.permutation(classes)]
     return np.stack(taken, axis=1).ravel()[:count]

@@ -169,7 +169,8 @@ def _draw(params: Params, data: Images, embeddings: store.Store, metrics: dict[s
         compared = [name for name in (f"nfk-{rank}", "full-fisher-vector", f"pca-{rank}", "activations-all", "pixels",
                                       *_OWN_BASELINE.values()) if name in features]
         save(accuracy_against_components(features), folder / "accuracy.png")
-        save(accuracy_from_few_labels(features, compared), folder / "few_labels.png")
+        if any(features[name]["few_labels"] for name in compared):
+            save(accuracy_from_few_labels(features, compared), folder / "few_labels.png")
         save(probe_accuracies(features), folder / "probes.png")
     save(explained_variance_figure(metrics["spectrum"]), folder / "spectrum.png")
     most = params.labelled

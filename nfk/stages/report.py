@@ -17,14 +17,14 @@ from nfk.models import checkpoint
 from nfk.params import Params
 from nfk.report import content
 from nfk.report.findings import findings
-from nfk.report.metrics import parse_metrics
+from nfk.report.metrics import Metrics, parse_metrics
 from nfk.report.page import render
 from nfk.stages import images, network, workspace
 from nfk.stages.images import SPLITS, Images
 from nfk.stages.outcome import Outcome
 
 _PACKAGES = ("nfk", "jax", "flax", "optax", "numpy", "scikit-learn", "zarr", "dvc", "mlflow", "prefect")
-_FIGURES: tuple[tuple[str, str, str], ...] = (
+_FIGURES: tuple[tuple[content.FigurePlace, str, str], ...] = (
     ("samples", "models/{}/samples.png", "Samples of the network, or for a classifier images it was trained on."),
     ("curves", "models/{}/curves.png", "Training, epoch by epoch."),
     ("spectrum", "evaluation/{}/figures/spectrum.png",
@@ -40,7 +40,6 @@ _FIGURES: tuple[tuple[str, str, str], ...] = (
     ("neighbours", "evaluation/{}/figures/neighbours.png",
      "Test images, and the training images nearest to them in the embedding."),
 )
-_OF_PROBES = ("accuracy", "few_labels")
 
 
 def run(params: Params) -> Outcome:
@@ -80,7 +79,7 @@ def _family(params: Params, name: str) -> content.Family:
         checks=tuple(content.Check(**check) for check in card["checks"]),
         figures=tuple(content.PlacedFigure(place=place, path=Path(path.format(name)), caption=caption,
                                            alt=f"{name}: {caption}")
-                      for place, path, caption in _FIGURES if metrics.features or place not in _OF_PROBES),
+                      for place, path, caption in _FIGURES if _drawn(place, metrics)),
         metrics=metrics,
         svd=content.SvdFacts(
             strategy=factors.attributes["strategy"], passes=factors.attributes["passes"],
@@ -90,6 +89,13 @@ def _family(params: Params, name: str) -> content.Family:
             whitened=_whitened("sides" in statistics, **network.choices(factors)),
             dead_parameters=statistics.attributes["dead_parameters"],
             examples=factors["left"].shape[0], parameters=factors["right"].shape[0]))
+
+
+def _drawn(place: content.FigurePlace, metrics: Metrics) -> bool:
+    """Whether `evaluate` had something to draw there."""
+    if place == "few_labels":
+        return any(feature.few_labels for feature in metrics.features.values())
+    return place != "accuracy" or bool(metrics.features)
 
 
 def _whitened(kronecker: bool, damping: float, unit_rows: bool) -> str:

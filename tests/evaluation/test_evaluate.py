@@ -50,6 +50,17 @@ def test_without_few_label_counts_there_are_no_few_label_results():
     assert evaluate_features(features, labels, PARAMS.model_copy(update={"labels": ()}), seed=0)["few_labels"] == {}
 
 
+def test_numbers_of_labels_that_there_are_not_are_left_out_and_said(caplog):
+    features, labels = clusters(0)
+    params = PARAMS.model_copy(update={"labels": (2, 9, 5000)})
+    found = evaluate_all([features], labels, params, 0, workers=1)[features.name]
+    assert found["few_labels"].keys() == {"9"}
+    said, = (record.message for record in caplog.records if record.message.startswith("few labels"))
+    assert said.startswith("few labels: 2, 5,000 left out: 2 is less than the 3 classes; 5,000 takes 1,667 images of ")
+    params = PARAMS.model_copy(update={"labels": (5000,)})
+    assert evaluate_all([features], labels, params, 0, workers=1)[features.name]["few_labels"] == {}
+
+
 def test_processes_change_nothing_and_order_is_kept():
     features, labels = clusters(1)
     representations = [truncate(features, k, name=f"nfk-{k}") for k in (4, 12, 8)]

@@ -95,7 +95,7 @@ def test_unequal_numbers_of_draws_cannot_be_paired():
 
 def test_too_few_labels_or_too_small_classes_are_refused():
     labels = np.array([0] * 10 + [1] * 10 + [2] * 4)
-    with pytest.raises(ValueError, match=r"evaluate\.labels=2 is less than the 3 classes"):
+    with pytest.raises(ValueError, match=r"2 labels cannot be drawn: 2 is less than the 3 classes; choose another"):
         balanced_order(labels, 2, seed=0, draw=0)
-    with pytest.raises(ValueError, match=r"evaluate\.labels=15 takes 5 images of each class, class 2 has 4"):
+    with pytest.raises(ValueError, match=r"15 labels .*: 15 takes 5 images of each class, class 2 has 4; "):
         balanced_order(labels, 15, seed=0, draw=0)
