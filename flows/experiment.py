@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from flows.experiment_index import RESULTS, write_page
 from flows.experiment_spec import Experiment, ExperimentError, Picture, Size, load, params_text
-from flows.experiment_table import joined, page, picture_name, read
+from flows.experiment_table import check_alike, joined, page, picture_name, read
 from flows.own_workspace import StagesFailed, committed, prepare, run_stages
 from nfk.store import write_json
 from nfk.workspace_lock import workspace_lock
@@ -54,7 +54,11 @@ def experiment(
     if unknown := sorted(set(sources) - named):
         raise ExperimentError(f"--source {unknown[0]}: {name} at size {size} reads no such set"
                               + (f"; it reads {', '.join(sorted(named))}" if named else " and fetches none"))
-    own = tuple(sorted(set(seeds))) or spec.sizes[size].seeds
+    own = tuple(sorted(set(seeds or spec.sizes[size].seeds)))
+    file = RESULTS / f"{name}-{size}.json"
+    kept = json.loads(file.read_text(encoding="utf-8")) if seeds and file.exists() else None
+    if kept is not None:
+        check_alike(spec, kept)
     end = None if minutes is None else time.monotonic() + 60 * minutes
     took = 0.0
     with workspace_lock(WORKSPACES / f"{name}-{size}.lock"):
@@ -76,9 +80,9 @@ def experiment(
             took += time.monotonic() - started
         found = read(name, spec, size, {(place.part, place.seed): place.folder for place in each}) | {
             "seconds": round(took), "own_copies": sorted(sources)}
-        if seeds and (file := RESULTS / f"{name}-{size}.json").exists():
-            found = joined(spec, json.loads(file.read_text(encoding="utf-8")), found)
-    write_json(RESULTS / f"{name}-{size}.json", found)
+        if kept is not None:
+            found = joined(spec, kept, found)
+    write_json(file, found)
     for picture in spec.pictures if found["seeds"][0] == own[0] else ():
         _keep(picture, name, size, next(place for place in each if place.part == picture.part))
     table = RESULTS / f"{name}-{size}.md"

@@ -14,7 +14,7 @@ from flows.experiment_index import counted
 from flows.experiment_spec import Claim, Experiment, ExperimentError, Picture, Size
 from nfk import tracking
 
-_MADE = ("seeds", "date", "seconds", "machine", "git.commit")
+_MADE = ("seeds", "date", "seconds", "machine", "own_copies", "platform", "git.", "version.")
 
 
 def read(name: str, spec: Experiment, size: Size, workspaces: dict[tuple[str, int], Path]) -> dict[str, Any]:
@@ -26,15 +26,19 @@ def read(name: str, spec: Experiment, size: Size, workspaces: dict[tuple[str, in
         "machine": f"{os.cpu_count()} cores, {platform.machine()}", **tracking.provenance(), **_over(spec, values)}
 
 
+def check_alike(spec: Experiment, kept: dict[str, Any]) -> None:
+    """ExperimentError where kept results are of other rows than the experiment has now."""
+    if [row["name"] for row in kept["rows"]] != [row.name for row in spec.rows]:
+        raise ExperimentError(f"{kept['experiment']}: the kept results have other rows; run all seeds, without --seed")
+
+
 def joined(spec: Experiment, kept: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """`found` with the kept results of other seeds; ExperimentError where those are of other rows."""
+    """`found` with the kept results of other seeds, which `check_alike` has passed."""
     had = {row["name"]: dict(zip(kept["seeds"], row["values"], strict=True)) for row in kept["rows"]}
     new = {row["name"]: dict(zip(found["seeds"], row["values"], strict=True)) for row in found["rows"]}
-    if had.keys() != new.keys():
-        raise ExperimentError(f"{found['experiment']}: the kept results have other rows; run all seeds, without --seed")
     seeds = sorted({*kept["seeds"], *found["seeds"]})
     values = {name: [(had[name] | new[name])[seed] for seed in seeds] for name in new}
-    earlier = [{key: run[key] for key in _MADE if key in run} | {"seeds": left}
+    earlier = [{key: run[key] for key in run if key.startswith(_MADE)} | {"seeds": left}
                for run in (*kept.get("earlier", ()), kept)
                if (left := [seed for seed in _own_seeds(run) if seed not in found["seeds"]])]
     return found | {"seeds": seeds, "earlier": earlier, **_over(spec, values)}
@@ -44,9 +48,8 @@ def page(spec: Experiment, found: dict[str, Any]) -> str:
     """The results as Markdown."""
     lines = [f"# {spec.title}", "", f"{spec.reproduces}. {spec.question}", "",
              f"Size `{found['size']}`, {counted(len(found['seeds']))}, {_made(found)}."
-             + "".join(f" Of these seed {_listed(run['seeds'])}: {_made(run)}." for run in found.get("earlier", ()))
-             + "".join(f" {source}: a copy given." for source in found.get("own_copies", ())), "",
-             "| | here, mean ± standard error | paper |", "|---|---|---|"]
+             + "".join(f" Of these seed {_listed(run['seeds'])}: {_made(run)}." for run in found.get("earlier", ())),
+             "", "| | here, mean ± standard error | paper |", "|---|---|---|"]
     lines += [f"| {row['name']} | {_shown(row)} | {row['paper']} |" for row in found["rows"]]
     if found["claims"]:
         lines += ["", "| claim | holds on | by |", "|---|---|---|"]
@@ -60,7 +63,8 @@ def page(spec: Experiment, found: dict[str, Any]) -> str:
 
 def _made(run: dict[str, Any]) -> str:
     return (f"{run['seconds']} s for what was not there before, on {run['machine']}, {run['date']}, commit "
-            f"{run.get('git.commit', 'none')[:10]}")
+            f"{run.get('git.commit', 'none')[:10]}"
+            + "".join(f"; {source}: a copy given" for source in run.get("own_copies", ())))
 
 
 def _own_seeds(run: dict[str, Any]) -> list[int]:

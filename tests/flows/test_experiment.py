@@ -192,7 +192,7 @@ def test_a_set_that_would_be_fetched_is_read_from_a_copy_given(project, tmp_path
     table = module.experiment("two", sources={"fashion-mnist": "copy"}, say=lambda text: None)
     made = json.loads(Path(".nfk/experiments/two-cpu-one-0/params.yaml").read_text())["data"]
     assert made["source"] == str(tmp_path / "copy") and made["name"] == "clothes"
-    assert " fashion-mnist: a copy given.\n" in table.read_text()
+    assert "; fashion-mnist: a copy given.\n" in table.read_text()
     assert json.loads(table.with_suffix(".json").read_text())["own_copies"] == ["fashion-mnist"]
     with pytest.raises(ExperimentError, match="--source cifar10: two at size cpu reads no such set; it reads "
                                               "fashion-mnist"):
