@@ -2,7 +2,7 @@
 
 OpenBLAS's threads meet at the end of each product, and wait there by spinning. An eigenproblem of n rows has n such
 meetings, and where another process holds one of the cores each costs a time slice: 784 rows took 6.2 s on two threads
-of two cores beside one busy process, 0.06 s on one thread, and no more than a third is lost on idle cores. A product
+of two cores beside one busy process, 0.06 s on one thread, and idle, two cores gain no more than a third. A product
 meets once, so two threads are worth it sooner; but they spin on afterwards, on cores that XLA's own threads then lack.
 The number depends on the size alone, as it may change the last bits.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 from contextlib import AbstractContextManager, nullcontext
 
+import scipy.linalg  # noqa: F401  has an OpenBLAS of its own, to be found by the first look below
 from threadpoolctl import ThreadpoolController
 
 _SMALL_FLOPS = 5e9
