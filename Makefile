@@ -14,12 +14,10 @@ export PATH := $(BIN):$(PATH)
 repro: $(INSTALLED)   ## data to report, by DVC; what has not changed is not run again
 	@$(BIN)/nfk repro
 
-# the flows' tests have a process of their own, beside the others, since Prefect's logging keeps the streams of the test
-# that was first; what it says comes whole when it ends
+test quick: export OPENBLAS_NUM_THREADS ?= 1   # tests/conftest.py says why
+
 test: $(INSTALLED)   ## every test, the end-to-end run included
-	@said=$$(mktemp); \
-	{ $(BIN)/python -m pytest tests/flows >"$$said" 2>&1; flows=$$?; cat "$$said"; rm "$$said"; exit $$flows; } & \
-	$(BIN)/python -m pytest $(PARALLEL) --ignore=tests/flows; others=$$?; wait $$! && exit $$others
+	@$(BIN)/python -m tests.side_by_side $(PARALLEL)
 
 QUICK := $(filter-out tests/linalg/test_decompositions.py,$(wildcard tests/linalg/test_*.py)) tests/data \
   tests/report tests/registry tests/atlas $(addprefix tests/test_,$(addsuffix .py,cli doctor names params progress store))

@@ -18,7 +18,8 @@ os.environ["MPLBACKEND"] = "Agg"
 # of the processor time goes with them.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
 
-# Several workers share the cores, and OpenBLAS's threads wait for one another by spinning (nfk/linalg/blas.py).
+# Several workers share the cores, and OpenBLAS's threads wait for one another by spinning (nfk/linalg/blas.py). For
+# workers and what tests start; a first process has NumPy already, for which the Makefile says the same.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 # One store of compiled programs for this run, its parallel workers and the pipelines they start: most of a run's time
