@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +19,7 @@ from nfk.fisher.whitening import lengths, unit_rows
 from nfk.linalg.rows import block_count
 from tests.fisher.networks import images, log_density, weights
 from tests.linalg.test_rows import Memory
+from tests.thread_group import together
 
 N, RANK, DAMPING = 90, 8, 0.1
 INDEX = (Parameter("dense/bias", (3,), 0), Parameter("dense/kernel", (2, 2, 3), 3))
@@ -159,31 +158,7 @@ class TestStatistics:
 
     def test_processes_that_share_the_samples_find_the_same(self):
         """Three of them, as threads that wait for each other at every sum."""
-        meeting, parts = threading.Barrier(3), [None] * 3
-
-        class Member:
-            size = 3
-
-            def __init__(self, index):
-                self.index = index
-
-            def total(self, values):
-                parts[self.index] = values
-                meeting.wait(60)
-                result = sum(parts)
-                meeting.wait(60)
-                return result
-
-        results = [None] * 3
-
-        def work(index):
-            results[index] = self.found(block=8, group=Member(index))
-
-        threads = [threading.Thread(target=work, args=(index,)) for index in range(3)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        results = together(3, lambda member: self.found(block=8, group=member))
         alone = self.found(block=8)
         for result in results:
             assert result.sides == pytest.approx(alone.sides, rel=1e-6, abs=1e-9)
