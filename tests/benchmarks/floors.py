@@ -1,12 +1,13 @@
-"""Full MNIST, several seeds: what 128 numbers of each network are worth beside what people would take instead.
+"""Whole data sets: what 128 numbers of each network are worth beside what people would take instead.
 
-    python -m tests.benchmarks.mnist_floors --data FOLDER [--seeds 0 1 2] [--families gan vae classifier] [--paper]
+    python -m tests.benchmarks.floors --data FOLDER [--set mnist|fashion|cifar10] [--seeds 0 1 2] [--families gan ..]
+                                      [--paper]
 
-FOLDER holds MNIST as IDX or Parquet. The networks learn from 50,000 training images without labels (the
-classifier with them), the SVD sees 10,000, the probes the labels of those. Each seed draws other splits, weights and
-label draws. --paper: with the paper's Fisher vectors, whitened element-wise and of any length. Runs the pipeline's own
-stages, in a workspace for each seed below --work, each resumable; the result is results/mnist.json, or
-mnist_paper.json. About 10 minutes a seed on 2 cores.
+FOLDER holds the set as IDX or Parquet. The networks learn from the training images without labels (a classifier with
+them), the SVD sees 10,000, the probes the labels of those. Each seed draws other splits, weights and label draws.
+--paper: with the paper's Fisher vectors, whitened element-wise and of any length. Runs the pipeline's own stages, in a
+workspace for each seed below --work, each resumable; the result is results/SET.json, or SET_paper.json. About 10
+minutes a seed on 2 cores (MNIST).
 """
 
 from __future__ import annotations
@@ -23,18 +24,33 @@ from typing import Any
 import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
-PARAMS = """\
+REST = """\
+statistics: {{model_samples: 2048{whitening}}}
+svd: {{rank: 128, examples: 10000, memory_gib: 10.0{vectors}}}
+embed: {{examples: 10000}}
+evaluate: {{ranks: [128], labels: [100, 1000], draws: 5}}
+"""
+SETS = {
+    "mnist": """\
 seed: {seed}
 data: {{name: mnist, source: {source}, train: 50000, validation: 5000, test: 10000}}
 families:
   gan: {{model: dcgan, epochs: 6}}
   vae: {{model: conv_vae, epochs: 1, batch: 192}}
   classifier: {{model: lenet5, epochs: 5}}
-statistics: {{model_samples: 2048{whitening}}}
-svd: {{rank: 128, examples: 10000, memory_gib: 10.0{vectors}}}
-embed: {{examples: 10000}}
-evaluate: {{ranks: [128], labels: [100, 1000], draws: 5}}
-"""
+""",
+    "fashion": """\
+seed: {seed}
+data: {{name: fashion-mnist, source: {source}, train: 50000, validation: 5000, test: 10000}}
+families:
+  gan: {{model: dcgan, width: 24, generator_width: 24, epochs: 4}}
+""",
+    "cifar10": """\
+seed: {seed}
+data: {{name: cifar10, source: {source}, train: 45000, validation: 5000, test: 10000}}
+families:
+  gan: {{model: dcgan, width: 24, generator_width: 24, latent: 64, epochs: 5, learning_rate: 0.001}}
+"""}
 PAPER = {"whitening": ", whitening: diagonal", "vectors": ", damping: 0.001, unit_rows: false"}
 BASELINE = {"gan": None, "vae": "activations-latent_mean", "classifier": "activations-penultimate"}
 
@@ -42,21 +58,24 @@ BASELINE = {"gan": None, "vae": "activations-latent_mean", "classifier": "activa
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     options.add_argument("--data", type=Path, required=True)
-    options.add_argument("--work", type=Path, default=Path(".nfk/mnist"))
+    options.add_argument("--set", choices=list(SETS), default="mnist", dest="name")
+    options.add_argument("--work", type=Path, default=Path(".nfk/floors"))
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    options.add_argument("--families", nargs="+", default=list(BASELINE))
+    options.add_argument("--families", nargs="+", help="default: all of the set")
     options.add_argument("--paper", action="store_true", help="the paper's Fisher vectors")
     asked = options.parse_args()
-    results = RESULTS / ("mnist_paper.json" if asked.paper else "mnist.json")
-    text = PARAMS.format(seed="{seed}", source="{source}", **(PAPER if asked.paper else dict.fromkeys(PAPER, "")))
+    results = RESULTS / f"{asked.name}{'_paper' if asked.paper else ''}.json"
+    text = (SETS[asked.name] + REST).format(
+        seed="{seed}", source="{source}", **(PAPER if asked.paper else dict.fromkeys(PAPER, "")))
+    families = asked.families or [name for name in BASELINE if f"\n  {name}: " in text]
     for seed in asked.seeds:
-        workspace = (asked.work / f"seed-{seed}{'-paper' if asked.paper else ''}").resolve()
+        workspace = (asked.work / f"{asked.name}-{seed}{'-paper' if asked.paper else ''}").resolve()
         workspace.mkdir(parents=True, exist_ok=True)
         (workspace / "params.yaml").write_text(text.replace("{seed}", str(seed)).replace(
             "{source}", json.dumps(str(asked.data.resolve()))))
-        if not (workspace / "data/mnist.zarr").exists():
+        if not list(workspace.glob("data/*.zarr")):
             run(workspace, "data")
-        for family in asked.families:
+        for family in families:
             for stage, made in (("pretrain", f"models/{family}"), ("statistics", f"statistics/{family}.zarr"),
                                 ("svd", f"factors/{family}.zarr"), ("embed", f"embeddings/{family}.zarr")):
                 if not (workspace / made).exists():

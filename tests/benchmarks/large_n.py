@@ -7,8 +7,9 @@ trained on all of them for an epoch; the paper's vectors, rank 32, `stream` with
 2^from .. 2^to is a process of its own. Seconds are the stage's own, peak memory is the process's resident set.
 Linear: the slope of log seconds on log n is 1, which what a stage costs at any n (imports, compiling, the start)
 bends at the small end; so the line a + b n that fits best in relative terms is told too, with how far from it the
-worst size is. Flat: memory grows by no more than the outputs, n x 32 float32. Result: results/large_n.json; it has no
-memory, which that run measured wrongly: a later one, to 2^18, is kept as results/large_n_memory.json.
+worst size is. Flat: memory of svd grows by no more than U, n x 32 float32, that of embed by nothing. Result:
+results/large_n.json; it has no memory, which that run measured wrongly: a later one, to 2^18, is kept as
+results/large_n_memory.json.
 """
 
 from __future__ import annotations
@@ -85,7 +86,8 @@ def keep(sizes: list[int], found: dict[str, dict[str, list[float]]], before: dic
     done = sizes[: len(found["embed"]["seconds"])]
     stages: dict[str, dict[str, Any]] = {}
     for stage, rows in found.items():
-        beyond = [peak - 4 * RANK * n / 2**30 for peak, n in zip(rows["peak_gib"], done, strict=True)]
+        held = 4 * RANK if stage == "svd" else 0  # U is in memory, embeddings go to a file
+        beyond = [peak - held * n / 2**30 for peak, n in zip(rows["peak_gib"], done, strict=True)]
         stages[stage] = {**rows, "growth_beyond_outputs": round(max(beyond) / beyond[0] - 1, 4)}
         if len(done) > 2:
             seconds = np.array(rows["seconds"])

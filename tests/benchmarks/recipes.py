@@ -20,7 +20,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from tests.benchmarks.environment import environment
-from tests.benchmarks.mnist_floors import run
+from tests.benchmarks.floors import run
 
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results" / "recipes.json"
