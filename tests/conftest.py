@@ -42,6 +42,7 @@ import pytest  # noqa: E402
 from xdist.scheduler import LoadFileScheduling  # noqa: E402
 
 _MOST_MAPPINGS = 8_000
+_LONG = ("tests/pipeline/", "tests/infra/", "tests/test_notebooks.py")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -67,6 +68,11 @@ class _TogetherByNetwork(LoadFileScheduling):
             named = [*test.partition("[")[2].rstrip("]").split("-"), Path(file).stem.removeprefix("test_")]
             return next((f"network {name}" for name in named if name in CONFIGS), file)
         return file
+
+
+def pytest_collection_modifyitems(items):
+    """Files of few long tests first, so that the short ones fill the end."""
+    items.sort(key=lambda item: not item.nodeid.startswith(_LONG))
 
 
 def pytest_xdist_make_scheduler(config, log):

@@ -213,11 +213,12 @@ def test_a_name_that_is_not_defined_fails_the_lint(request):
     assert "F821" in done.stdout
 
 
-def test_check_is_lint_types_layers_and_documentation(request):
+def test_check_is_lint_layout_types_layers_and_documentation(request):
     makefile = (request.config.rootpath / "Makefile").read_text()
     recipe = re.search(r"^check:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)[1]
     assert re.findall(r"(ruff check|mypy|lint-imports|docs)\b", recipe) == [
-        "ruff check", "mypy", "lint-imports", "docs"]
+        "ruff check", "ruff check", "mypy", "lint-imports", "docs"]
+    assert "--select E1,E2,E3" in recipe
     assert "--fail-on-warning" in re.search(r"^docs:.*\n((?:\t.*\n)+)", makefile, re.MULTILINE)[1]
 
 

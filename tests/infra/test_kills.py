@@ -165,11 +165,13 @@ def test_without_mlflow_the_run_ends_with_its_results_and_replay_completes_the_r
     assert untold.returncode == 3, untold.stdout[-4000:]
     assert set(stages_run(untold.stdout)) == STAGES
     assert (clone.folder / "report/index.html").exists()
-    assert re.search(r"tracking: svd@classifier is not logged to .*: .*refused; it waits in \.nfk/spool, `nfk track "
-                     "replay` sends it", untold.stdout)
-    assert re.search(r"records that wait for the tracker: [4-6]; `nfk track replay` sends them", untold.stdout)
+    said = untold.stdout  # by a stage a minute after the last sending, or by the run at its end
+    assert re.search(r"tracking: \S.* is not logged to .*: .*refused; it waits in \.nfk/spool, `nfk track replay` "
+                     "sends it", said)
+    waiting = int(re.search(r"records that wait for the tracker: (\d+); `nfk track replay` sends them", said)[1])
+    assert 4 <= waiting <= len(STAGES) + 1  # svd, embed, evaluate, report at least; all stages and the run at most
     servers.mlflow.start()
-    assert re.search(r"^sent [4-6], left 0$", clone.nfk("track", "replay").stdout, re.MULTILINE)
+    assert re.search(rf"^sent {waiting}, left 0$", clone.nfk("track", "replay").stdout, re.MULTILINE)
     (parent,), children = stage_runs(servers)
     assert parent.info.status == "FINISHED"
     assert {run.info.run_name for run in children} == STAGES

@@ -42,6 +42,9 @@ class Workspace:
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith(("NFK_", "MLFLOW_"))},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}", "PYTHONPATH": str(folder),
+            # stages that many tests run again, each a hundred small programs: worth keeping, which a test's own are not
+            "JAX_COMPILATION_CACHE_DIR": str(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]) / "stages"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.01",
             "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@example.invalid",
             "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@example.invalid"}
 
