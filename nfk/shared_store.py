@@ -9,27 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
 from nfk import durable, store
 from nfk.linalg.group import Group, from_first
+from nfk.linalg.tall import Tall
 
 _NAME = 255
-
-
-@runtime_checkable
-class ReadByRows(Protocol):
-    """An array, or what reads like one."""
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def dtype(self) -> Any: ...
-
-    def __getitem__(self, rows: slice) -> Any: ...
 
 
 class SharedWriter:
@@ -49,7 +37,7 @@ class SharedWriter:
         if self._writer is not None:
             self._writer.put_by_shards(name, values)
 
-    def put_rows(self, name: str, rows: ReadByRows, *, start: int, total: int, share: int) -> None:
+    def put_rows(self, name: str, rows: Tall, *, start: int, total: int, share: int) -> None:
         """This process's `rows` of an array of `total`, from row `start` on, a multiple of `share`: what all but the
         last ones have. A shard is in memory at a time."""
         if self._group.size == 1:

@@ -15,6 +15,7 @@ from nfk.fisher.embedding import embed_to_file, held_or_read, scale
 from nfk.fisher.vectors import FisherVectors
 from nfk.linalg.group import Alone, Group, share
 from nfk.linalg.rows import SomeRows, block_count
+from nfk.linalg.tall import ReadByRows
 from nfk.params import Params
 from nfk.progress import Report, progress
 from nfk.stages import images, network, workspace
@@ -68,15 +69,14 @@ def run(params: Params, family: str, group: Group | None = None) -> Outcome:
         digests={**inputs, "embeddings": store.read_marker(path)["digest"]})
 
 
-class _Scaled:
+class _Scaled(ReadByRows):
     """The rows of a file, scaled as they are read."""
 
     def __init__(self, file: RowFile, rows: int, scaled: Callable[[np.ndarray], np.ndarray]) -> None:
         self.shape, self.dtype = (rows, file.columns), file.dtype
         self._file, self._scaled = file, scaled
 
-    def __getitem__(self, rows: slice) -> Float[np.ndarray, "b k"]:
-        start, stop, _ = rows.indices(self.shape[0])
+    def _read(self, start: int, stop: int) -> Float[np.ndarray, "b k"]:
         return self._scaled(self._file.read(start, stop))
 
 
