@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, Protocol, runtime_checkable
 
@@ -35,14 +36,15 @@ def pieces(tall: Tall, rows: int = _PIECE) -> Iterator[tuple[int, Float[np.ndarr
         yield start, np.asarray(whole[start : min(start + rows, tall.shape[0])])
 
 
-class ReadByRows:
+class ReadByRows(ABC):
     """W read by rows, factor[start:stop]; np.asarray(factor) reads it whole."""
 
     shape: tuple[int, int]
     dtype: np.dtype
 
+    @abstractmethod
     def _read(self, start: int, stop: int) -> Float[np.ndarray, "_ k"]:
-        raise NotImplementedError
+        """Rows [start, stop)."""
 
     def __getitem__(self, rows: slice) -> Float[np.ndarray, "_ k"]:
         start, stop, step = rows.indices(self.shape[0])
