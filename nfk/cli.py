@@ -304,10 +304,10 @@ def repro(stages: Annotated[list[str] | None, typer.Argument(
         finally:
             if status != "FINISHED" or workspace.stages_since(started.timestamp()):
                 tracking.finish(pipeline_run, settings.tracking, status=status, started=started)
+            elif tracking.pending():  # of a run that was killed before its end
+                tracking.catch_up(settings.tracking)
     if code != 0:
         raise typer.Exit(EXIT_FAILED)
-    if tracking.pending():  # of this run, or of one that was killed before its end
-        tracking.catch_up(settings.tracking)
     _say_where(tracking.redact(tracking.tracking_uri(settings.tracking)))
     if tracking.pending():
         print("nfk: MLflow has not heard of all of it; `nfk track replay` sends the rest", file=sys.stderr)

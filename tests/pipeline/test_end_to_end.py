@@ -119,6 +119,23 @@ def test_a_second_run_does_nothing_and_says_so(finished):
     assert time.monotonic() - started < 10
 
 
+WAITING = """
+from datetime import UTC, datetime
+from nfk import tracking
+from nfk.params import load
+assert tracking.log(tracking.StageRecord(stage="svd", family="gan", started=datetime.now(UTC)), load().tracking)
+assert tracking.pending() == 1
+"""
+
+
+def test_a_record_that_a_killed_run_left_waiting_is_sent_by_the_next_run_though_nothing_is_to_do(finished):
+    clone, _ = finished
+    (clone.folder / ".nfk/spool/.sent").touch()  # MLflow took something just now
+    clone.run(sys.executable, "-c", WAITING, NFK_PIPELINE_RUN="killed")
+    assert stages_run(clone.nfk("repro").stdout) == set()  # exit status 3 where it still waited
+    assert clone.nfk("track", "replay").stdout == "sent 0, left 0\n"
+
+
 def test_a_wrong_key_is_refused_before_any_work(finished):
     clone, _ = finished
     clone.write_params(PARAMS.replace("rank: 12", "rnak: 12"))
