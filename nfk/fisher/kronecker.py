@@ -62,12 +62,12 @@ def _products(
     products, peaks = [], []
     rows = rows if rows.dtype.itemsize >= 4 else rows.astype(jnp.float32)
     for entry in index:
-        matrices = _matrices(rows, entry)
-        peak = jnp.abs(matrices).max()
+        grads = matrices(rows, entry)
+        peak = jnp.abs(grads).max()
         peak = jnp.where(peak > 0, peak, 1)
-        matrices = matrices / peak
+        grads = grads / peak
         peaks.append(peak)
-        for along in (jnp.swapaxes(matrices, 1, 2), matrices):
+        for along in (jnp.swapaxes(grads, 1, 2), grads):
             flat = along.reshape(-1, along.shape[2])
             products.append(jnp.matmul(flat.T, flat, precision="highest").reshape(-1)
                             if flat.shape[1] <= largest else jnp.square(flat).sum(axis=0))
@@ -90,11 +90,17 @@ def inverse_roots(
     return roots
 
 
-def whitened(rows: Float[Array, "b p"], index: Sequence[Parameter], roots: Roots) -> Float[Array, "b p"]:
-    """tr(L)^(1/2) L^(-1/2) G R^(-1/2) in place of each G; symmetric as a map of p numbers. 2 p (a + b) flops a row."""
+def whitened(
+    rows: Float[Array, "b p"], index: Sequence[Parameter], roots: Roots, already: frozenset[int] = frozenset()
+) -> Float[Array, "b p"]:
+    """tr(L)^(1/2) L^(-1/2) G R^(-1/2) in place of each G but those in `already`; symmetric as a map of p numbers. 2 p
+    (a + b) flops a row."""
     parts = []
-    for entry, (left, right) in zip(index, roots, strict=True):
-        part = _matrices(rows, entry)
+    for number, (entry, (left, right)) in enumerate(zip(index, roots, strict=True)):
+        if number in already:
+            parts.append(rows[:, entry.place])
+            continue
+        part = matrices(rows, entry)
         part = jnp.asarray(left)[None, :, None] * part if left.ndim == 1 else jnp.einsum(
             "ij,njk->nik", left, part, precision="highest")
         part = jnp.asarray(right)[None, None, :] * part if right.ndim == 1 else jnp.matmul(
@@ -131,9 +137,11 @@ def _inverse_root(side: np.ndarray, damping: float) -> np.ndarray:
     return (vectors * np.where(damped > floor, 1 / np.sqrt(np.where(damped > floor, damped, 1)), 0)) @ vectors.T
 
 
-def _matrices(rows: Float[Array, "n p"], entry: Parameter) -> Float[Array, "n a b"]:
-    size = math.prod(entry.shape)
-    return rows[:, entry.offset : entry.offset + size].reshape(len(rows), *_matrix_shape(entry))
+def matrices(
+    rows: Float[Array, "n p"] | Float[np.ndarray, "n p"], entry: Parameter
+) -> Float[Array, "n a b"] | Float[np.ndarray, "n a b"]:
+    """One array's numbers of each row as a matrix, its outputs last."""
+    return rows[:, entry.place].reshape(len(rows), *_matrix_shape(entry))
 
 
 def _matrix_shape(entry: Parameter) -> tuple[int, int]:

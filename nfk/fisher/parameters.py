@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -19,6 +20,11 @@ class Parameter(NamedTuple):
     """its keys, joined by /"""
     shape: tuple[int, ...]
     offset: int
+
+    @property
+    def place(self) -> slice:
+        """Its numbers in the flat vector."""
+        return slice(self.offset, self.offset + math.prod(self.shape))
 
 
 def parameter_index(params: PyTree) -> tuple[Parameter, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from nfk.devices import by_examples, everywhere, local_mesh
+from nfk.fisher.factored import FactoredGradient
 from nfk.fisher.parameters import flatten_batch, parameter_count, parameter_index
 from nfk.fisher.whitening import Whitening, nothing_done
 from nfk.in_cache import map_in_cache
@@ -62,11 +63,10 @@ class Scores:
         self.index = parameter_index(params)
         self.dtype = jnp.result_type(*jax.tree.leaves(params))
         self.key = jax.random.key(0) if key is None else key
-        gradient = jax.grad(log_density) if outputs is None else _jacobian(log_density)
         self.mesh = local_mesh()
         self._placed = everywhere(self.mesh, (params, self.key))
-        self._whitened = by_examples(self.mesh, functools.partial(_whitened, gradient), 1, 4)
-        self._image = by_examples(self.mesh, functools.partial(_image, gradient), 1, 5)
+        self._whitened = by_examples(self.mesh, functools.partial(_whitened, log_density, outputs), 1, 4)
+        self._image = by_examples(self.mesh, functools.partial(_image, log_density, outputs), 1, 5)
         self._as_they_are = nothing_done(self.size, self.dtype)
 
     def __call__(self, block: Any, start: int = 0) -> Float[Array, "r p"]:
@@ -155,27 +155,33 @@ def _jacobian(function: LogDensity) -> LogDensity:
 
 
 def _rows(
-    gradient: LogDensity, params: PyTree, block: Array, key: Array, whitening: Whitening
+    function: LogDensity, outputs: Outputs | None, params: PyTree, block: Array, key: Array, whitening: Whitening
 ) -> Float[Array, "r p"]:
+    already: frozenset[int] = frozenset()
+    gradient: LogDensity = jax.grad(function) if outputs is None else _jacobian(function)
+    if sides := whitening.sides():
+        gradient = FactoredGradient(function, params, block[0], key, sides)
+        already = gradient.whitened
     gradients = jax.vmap(gradient, in_axes=(None, 0, None))(params, block, key)
-    return whitening(flatten_batch(gradients).reshape(-1, len(whitening.mean)))
+    return whitening(flatten_batch(gradients).reshape(-1, len(whitening.mean)), already)
 
 
 def _whitened(
-    gradient: LogDensity, params: PyTree, block: Array, key: Array, whitening: Whitening
+    function: LogDensity, outputs: Outputs | None, params: PyTree, block: Array, key: Array, whitening: Whitening
 ) -> tuple[Float[Array, "r p"], Float[Array, " r"]]:
     """The rows, and each one's sum: not finite where an entry is not (a product, since XLA's sums are slow on CPU)."""
     def part(examples: Array) -> tuple[Array, Array]:
-        rows = _rows(gradient, params, examples, key, whitening)
+        rows = _rows(function, outputs, params, examples, key, whitening)
         return rows, rows @ jnp.ones_like(whitening.mean)
 
     return map_in_cache(part, block)
 
 
 def _image(
-    gradient: LogDensity, params: PyTree, block: Array, key: Array, whitening: Whitening, right: Array
+    function: LogDensity, outputs: Outputs | None, params: PyTree, block: Array, key: Array, whitening: Whitening,
+    right: Array
 ) -> Float[Array, "r k"]:
     def part(examples: Array) -> Array:
-        return jnp.matmul(_rows(gradient, params, examples, key, whitening), right, precision="highest")
+        return jnp.matmul(_rows(function, outputs, params, examples, key, whitening), right, precision="highest")
 
     return map_in_cache(part, block)

@@ -19,7 +19,7 @@ from nfk.checkpoint import Checkpoint, Forgetful
 from nfk.fisher.kronecker import inverse_roots, sides_size, sides_sum
 from nfk.fisher.parameters import Parameter, parameter_index
 from nfk.fisher.scores import Examples, Scores
-from nfk.fisher.whitening import Whitening
+from nfk.fisher.whitening import Whitening, by_roots
 from nfk.linalg.group import Alone, Group, share
 from nfk.linalg.rows import Progress, silent
 
@@ -100,7 +100,7 @@ class FisherStatistics(NamedTuple):
             return Whitening(self.mean_score, weight, (), (), unit_rows)
         alive = (self.diagonal > 0).astype(np.float64)
         roots = tuple(inverse_roots(self.sides, index, damping))
-        return Whitening(self.mean_score, alive, roots, tuple(index), unit_rows)
+        return by_roots(self.mean_score, alive, roots, index, unit_rows=unit_rows)
 
 
 def identity_statistics(size: int) -> FisherStatistics:

@@ -1,20 +1,24 @@
 """What makes Fisher vectors of scores: the mean taken away, the covariance made even, and each row's length if asked.
 
 Element-wise, V_x = (I + damping * mean(I))^(-1/2) * (g(x) - Z), the paper's. With Kronecker factors each parameter
-array is whitened as a whole (`nfk.fisher.kronecker`), where I = 0 the score still counts as 0. `unit_rows` divides
-each V_x by its length: the kernel is then the cosine of two Fisher vectors.
+array is whitened as a whole (`nfk.fisher.kronecker`), where I = 0 the score still counts as 0; where that is cheaper,
+while its gradients are made (`nfk.fisher.factored`). `unit_rows` divides each V_x by its length: the kernel is then the
+cosine of two Fisher vectors.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from nfk.fisher.kronecker import whitened
+from nfk.fisher.factored import Sides
+from nfk.fisher.kronecker import Roots, matrices, whitened
 from nfk.fisher.parameters import Parameter
 
 
@@ -30,15 +34,32 @@ class Whitening:
     """of each array's two sides; none: element-wise"""
     index: tuple[Parameter, ...] = field(metadata={"static": True})
     unit_rows: bool = field(metadata={"static": True})
+    turned_mean: Any = ()
+    """(p,): the mean, weighted and whitened; of roots alone"""
+    separable: tuple[int, ...] = field(default=(), metadata={"static": True})
+    """the arrays whose weights are a product of their two sides'"""
 
-    def __call__(self, gradients: Float[Array, "b p"]) -> Float[Array, "b p"]:
-        """Rows of V."""
-        return self.turned((gradients - self.mean[None, :]) * self.weight[None, :])
+    def __call__(self, gradients: Float[Array, "b p"], already: frozenset[int] = frozenset()) -> Float[Array, "b p"]:
+        """Rows of V. `already`: the arrays whose gradients are weighted and multiplied by their roots."""
+        mean, weight = self.mean, self.weight
+        for number in already:
+            place = self.index[number].place
+            mean, weight = mean.at[place].set(self.turned_mean[place]), weight.at[place].set(1)
+        return self.turned((gradients - mean[None, :]) * weight[None, :], already)
 
-    def turned(self, rows: Float[Array, "b p"]) -> Float[Array, "b p"]:
+    def turned(self, rows: Float[Array, "b p"], already: frozenset[int] = frozenset()) -> Float[Array, "b p"]:
         """Rows of V from rows that are centred and weighted."""
-        rows = whitened(rows, self.index, self.roots) if self.roots else rows
+        rows = whitened(rows, self.index, self.roots, already) if self.roots else rows
         return unit_rows(rows) if self.unit_rows else rows
+
+    def sides(self) -> dict[int, Sides]:
+        """What may multiply gradients while they are made, by the array's number."""
+        found = {}
+        for number in self.separable:
+            alive = matrices(self.weight[None, :], self.index[number])[0]
+            left, right = self.roots[number]
+            found[number] = Sides(left, right, alive.max(axis=1), alive.max(axis=0))
+        return found
 
     def times(self, columns: Float[Array, "p r"]) -> Float[Array, "p r"]:
         """T M of the map's linear part T, V = (J - 1 Z^T) T before rows are made unit."""
@@ -54,6 +75,21 @@ class Whitening:
     def in_precision(self, dtype: Any) -> Whitening:
         """The same with numbers of `dtype`."""
         return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self)
+
+
+def by_roots(
+    mean: Float[np.ndarray, " p"], alive: Float[np.ndarray, " p"], roots: Roots, index: Sequence[Parameter], *,
+    unit_rows: bool,
+) -> Whitening:
+    """The map by Kronecker factors, float64; `alive`: 1, or 0 where a score counts as 0."""
+    separable = []
+    for number, entry in enumerate(index):
+        weights = matrices(alive[None, :], entry)[0]
+        if np.array_equal(weights, np.outer(weights.max(axis=1), weights.max(axis=0))):
+            separable.append(number)
+    with jax.enable_x64(True):
+        turned = np.asarray(whitened(jnp.asarray((mean * alive)[None, :]), index, roots))[0]
+    return Whitening(mean, alive, roots, tuple(index), unit_rows, turned, tuple(separable))
 
 
 def nothing_done(size: int, dtype: Any) -> Whitening:
