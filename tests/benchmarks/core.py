@@ -12,6 +12,8 @@ every step and every example, so one step on a few hundred examples is timed and
 from __future__ import annotations
 
 import argparse
+import copy
+import dataclasses
 import functools
 import json
 import statistics
@@ -232,10 +234,15 @@ def decomposed(vectors: FisherVectors, strategy: Any, k: int) -> Any:
 
 
 def transform(only: str | None = None) -> None:
-    """An embedding, by either whitening, against the per-example gradients alone."""
-    for name, k, n, block in (("lenet5", 128, 4096, 256), ("dcgan-small", 128, 4096, 256), ("wrn-16-1", 32, 512, 128),
-                              ("dcgan", 128, 128, 128)):
+    """An embedding, by either whitening, against the per-example gradients alone; `afterwards`: each layer whitened as
+    a whole from gradients that are there, not while they are made (`nfk.fisher.factored`)."""
+    for name, k, n, block in (("lenet5", 128, 4096, 256), ("dcgan-small", 128, 4096, 256), ("vae", 128, 2048, 256),
+                              ("mlp", 128, 512, 128), ("wrn-16-1", 32, 512, 128), ("dcgan", 128, 128, 128)):
+        if only and only != name:
+            continue
         vectors, layers = fisher_vectors(name, n, block), fisher_vectors(name, n, block, kronecker=True)
+        afterwards = copy.copy(layers)
+        afterwards.whitening = dataclasses.replace(layers.whitening, separable=())
         right = jnp.ones((vectors.shape[1], k), jnp.float32) / vectors.shape[1]
 
         def gradients(vectors: Any = vectors) -> None:
@@ -243,12 +250,14 @@ def transform(only: str | None = None) -> None:
                 jax.block_until_ready(vectors.scores(vectors.examples(index)))
 
         seconds = interleaved({"transform": lambda v=vectors, w=right: image_pass(v, w), "gradients": gradients,
-                               "kronecker": lambda v=layers, w=right: image_pass(v, w)}, 5)
+                               "kronecker": lambda v=layers, w=right: image_pass(v, w),
+                               "afterwards": lambda v=afterwards, w=right: image_pass(v, w)}, 5)
         middle = {key: statistics.median(values) for key, values in seconds.items()}
         note("transform", f"{name}-{k}", {
             "examples": n, **{f"{key}_ms": [1e3 * value / n for value in values] for key, values in seconds.items()},
             "ratio": middle["transform"] / middle["gradients"],
-            "kronecker_ratio": middle["kronecker"] / middle["gradients"]})
+            "kronecker_ratio": middle["kronecker"] / middle["gradients"],
+            "afterwards_ratio": middle["afterwards"] / middle["gradients"]})
 
 
 # --- error ---

@@ -4,6 +4,8 @@
 |--------------|-----------:|---------------------------------------------------------------------------|
 | lenet5       |     61,706 | LeNet-5, briefly trained on the bundled digits                             |
 | dcgan-small  |     16,871 | the discriminator of the default run, briefly trained                      |
+| mlp          |    669,706 | a perceptron, two hidden layers of 512 units, untrained (for time only)   |
+| vae          |    120,513 | the default run's convolutional VAE, untrained (for time only)            |
 | dcgan        |    660,000 | the same, 64 channels wide, untrained (for time only)                      |
 | wrn-16-1     |    175,000 | Wide ResNet, batch statistics of real images, otherwise untrained          |
 | wrn-40-2     |  2,240,000 | the same, deeper and wider (for time only)                                 |
@@ -23,11 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from nfk.data.read import read
-from nfk.family_params import ConvVaeParams, DcganParams, Lenet5Params, ResnetGanParams
+from nfk.family_params import ConvVaeParams, DcganParams, Lenet5Params, MlpParams, ResnetGanParams
 from nfk.models.families import initial
 from nfk.models.wide_resnet import WideResNet
 
 _CONFIGS = {"lenet5": Lenet5Params(model="lenet5", epochs=2), "dcgan-small": DcganParams(model="dcgan", epochs=3),
+            "mlp": MlpParams(model="mlp", hidden=512),
+            "vae": ConvVaeParams(model="conv_vae", width=16, hidden=32, latent=16),
             "dcgan": DcganParams(model="dcgan", width=64), "resnet-gan": ResnetGanParams(model="resnet_gan", width=256),
             "vae-large": ConvVaeParams(model="conv_vae", width=128, hidden=1200)}
 _COLOUR = ("wrn", "resnet", "vae-large")

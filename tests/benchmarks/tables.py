@@ -18,7 +18,7 @@ from tests.benchmarks.core import RESULTS, quicker
 PAGE = Path(__file__).parents[2] / "infra/docs/results.md"
 MARKS = re.compile(r"(<!-- core: made by tests/benchmarks/tables.py -->\n).*?(<!-- /core -->)", re.DOTALL)
 NAMES = {"lenet5": "LeNet-5", "dcgan-small": "small DCGAN", "dcgan": "DCGAN", "wrn-16-1": "WRN-16-1",
-         "wrn-40-2": "WRN-40-2"}
+         "wrn-40-2": "WRN-40-2", "mlp": "perceptron", "vae": "VAE"}
 
 
 def tables(kept: dict[str, Any]) -> str:
@@ -54,10 +54,12 @@ def tables(kept: dict[str, Any]) -> str:
         parts.append(table(
             "The price of an embedding",
             ["network, k", "`transform`, ms an image", "gradient alone, ms", "ratio",
-             "each layer whitened as a whole, unit length, ms", "ratio"],
+             "each layer whitened as a whole, unit length, ms", "ratio", "of gradients that are there, ms", "ratio"],
             [[called(name), f"{median(run['transform_ms']):.3f}", f"{median(run['gradients_ms']):.3f}",
-              f"{run['ratio']:.2f}", *([f"{median(run['kronecker_ms']):.3f}", f"{run['kronecker_ratio']:.2f}"]
-                                       if "kronecker_ms" in run else ["–", "–"])] for name, run in found.items()]))
+              f"{run['ratio']:.2f}",
+              *(cell for way in ("kronecker", "afterwards") for cell in (
+                  [f"{median(run[way + '_ms']):.3f}", f"{run[way + '_ratio']:.2f}"] if way + "_ms" in run
+                  else ["–", "–"]))] for name, run in found.items()]))
     if found := kept.get("peers"):
         parts.append(table(
             "Peers",
