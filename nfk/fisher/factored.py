@@ -9,6 +9,7 @@ transposed, or within a loop is left as it is.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -117,7 +118,7 @@ def _run(program: Any, constants: list[Any], arguments: list[Any], tags: Tags, s
             inside = {inner.jaxpr.invars[place]: number for place, number in tagged.items()}
             made = _run(inner.jaxpr, inner.consts, given, inside, sides)
         elif 1 in tagged and _is_product(equation, sides[tagged[1]]):
-            made = [_product(*given, sides[tagged[1]])]
+            made = [_product(*given, sides[tagged[1]], equation.params["precision"])]
         else:
             with equation.ctx.manager:
                 made = equation.primitive.bind(*given, **equation.primitive.get_bind_params(equation.params))
@@ -149,18 +150,18 @@ def _is_product(equation: Any, sides: Sides) -> bool:
 # --- the product ---
 
 
-@jax.custom_vjp
-def _product(x: Float[Array, "*t a"], w: Float[Array, "a b"], sides: Sides) -> Float[Array, "*t b"]:
-    return lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _product(x: Float[Array, "*t a"], w: Float[Array, "a b"], sides: Sides, precision: Any) -> Float[Array, "*t b"]:
+    return lax.dot_general(x, w, (((x.ndim - 1,), (0,)), ((), ())), precision=precision)
 
 
-def _forward(x: Array, w: Array, sides: Sides) -> tuple[Array, tuple[Array, Array, Sides]]:
-    return _product(x, w, sides), (x, w, sides)
+def _forward(x: Array, w: Array, sides: Sides, precision: Any) -> tuple[Array, tuple[Array, Array, Sides]]:
+    return _product(x, w, sides, precision), (x, w, sides)
 
 
-def _backward(kept: tuple[Array, Array, Sides], cotangent: Array) -> tuple[Array, Array, None]:
+def _backward(precision: Any, kept: tuple[Array, Array, Sides], cotangent: Array) -> tuple[Array, Array, None]:
     x, w, sides = kept
-    of_x = lax.dot_general(cotangent, w, (((cotangent.ndim - 1,), (1,)), ((), ())))
+    of_x = lax.dot_general(cotangent, w, (((cotangent.ndim - 1,), (1,)), ((), ())), precision=precision)
     left = _times(x.reshape(-1, x.shape[-1]) * sides.alive_left[None, :], sides.left)
     right = _times(cotangent.reshape(-1, cotangent.shape[-1]) * sides.alive_right[None, :], sides.right)
     return of_x, jnp.matmul(left.T, right, precision="highest"), None

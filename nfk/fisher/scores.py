@@ -156,23 +156,29 @@ def _jacobian(function: LogDensity) -> LogDensity:
 
 def _rows(
     function: LogDensity, outputs: Outputs | None, params: PyTree, block: Array, key: Array, whitening: Whitening
-) -> Float[Array, "r p"]:
-    already: frozenset[int] = frozenset()
+) -> Callable[[Array], Float[Array, "r p"]]:
+    """What makes the rows of V of examples such as those of the block."""
     gradient: LogDensity = jax.grad(function) if outputs is None else _jacobian(function)
     if sides := whitening.sides():
         gradient = FactoredGradient(function, params, block[0], key, sides)
-        already = gradient.whitened
-    gradients = jax.vmap(gradient, in_axes=(None, 0, None))(params, block, key)
-    return whitening(flatten_batch(gradients).reshape(-1, len(whitening.mean)), already)
+        whitening = whitening.after(gradient.whitened)
+
+    def rows(examples: Array) -> Float[Array, "r p"]:
+        gradients = jax.vmap(gradient, in_axes=(None, 0, None))(params, examples, key)
+        return whitening(flatten_batch(gradients).reshape(-1, len(whitening.mean)))
+
+    return rows
 
 
 def _whitened(
     function: LogDensity, outputs: Outputs | None, params: PyTree, block: Array, key: Array, whitening: Whitening
 ) -> tuple[Float[Array, "r p"], Float[Array, " r"]]:
     """The rows, and each one's sum: not finite where an entry is not (a product, since XLA's sums are slow on CPU)."""
+    rows = _rows(function, outputs, params, block, key, whitening)
+
     def part(examples: Array) -> tuple[Array, Array]:
-        rows = _rows(function, outputs, params, examples, key, whitening)
-        return rows, rows @ jnp.ones_like(whitening.mean)
+        found = rows(examples)
+        return found, found @ jnp.ones_like(whitening.mean)
 
     return map_in_cache(part, block)
 
@@ -181,7 +187,5 @@ def _image(
     function: LogDensity, outputs: Outputs | None, params: PyTree, block: Array, key: Array, whitening: Whitening,
     right: Array
 ) -> Float[Array, "r k"]:
-    def part(examples: Array) -> Array:
-        return jnp.matmul(_rows(function, outputs, params, examples, key, whitening), right, precision="highest")
-
-    return map_in_cache(part, block)
+    rows = _rows(function, outputs, params, block, key, whitening)
+    return map_in_cache(lambda examples: jnp.matmul(rows(examples), right, precision="highest"), block)

@@ -9,7 +9,7 @@ cosine of two Fisher vectors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -38,19 +38,26 @@ class Whitening:
     """(p,): the mean, weighted and whitened; of roots alone"""
     separable: tuple[int, ...] = field(default=(), metadata={"static": True})
     """the arrays whose weights are a product of their two sides'"""
+    already: frozenset[int] = field(default=frozenset(), metadata={"static": True})
+    """the arrays whose gradients are given weighted and multiplied by their roots"""
 
-    def __call__(self, gradients: Float[Array, "b p"], already: frozenset[int] = frozenset()) -> Float[Array, "b p"]:
-        """Rows of V. `already`: the arrays whose gradients are weighted and multiplied by their roots."""
-        mean, weight = self.mean, self.weight
-        for number in already:
-            place = self.index[number].place
-            mean, weight = mean.at[place].set(self.turned_mean[place]), weight.at[place].set(1)
-        return self.turned((gradients - mean[None, :]) * weight[None, :], already)
+    def __call__(self, gradients: Float[Array, "b p"]) -> Float[Array, "b p"]:
+        """Rows of V."""
+        return self.turned((gradients - self.mean[None, :]) * self.weight[None, :])
 
-    def turned(self, rows: Float[Array, "b p"], already: frozenset[int] = frozenset()) -> Float[Array, "b p"]:
+    def turned(self, rows: Float[Array, "b p"]) -> Float[Array, "b p"]:
         """Rows of V from rows that are centred and weighted."""
-        rows = whitened(rows, self.index, self.roots, already) if self.roots else rows
+        rows = whitened(rows, self.index, self.roots, self.already) if self.roots else rows
         return unit_rows(rows) if self.unit_rows else rows
+
+    def after(self, already: frozenset[int]) -> Whitening:
+        """The map of gradients of which these arrays' are weighted and multiplied by their roots."""
+        if not already:
+            return self
+        parts = [(self.turned_mean[entry.place], jnp.ones_like(self.weight[entry.place])) if number in already else
+                 (self.mean[entry.place], self.weight[entry.place]) for number, entry in enumerate(self.index)]
+        mean, weight = map(jnp.concatenate, zip(*parts, strict=True))
+        return replace(self, mean=mean, weight=weight, already=already)
 
     def sides(self) -> dict[int, Sides]:
         """What may multiply gradients while they are made, by the array's number."""
