@@ -18,7 +18,7 @@ from nfk.checkpoint import Checkpoint, Forgetful
 from nfk.linalg import spread
 from nfk.linalg.eigen import leading_eigenpairs
 from nfk.linalg.factors import Factors, RankError, numerical_rank, with_positive_peaks
-from nfk.linalg.orthonormal import inner, pieces, product64
+from nfk.linalg.orthonormal import inner, inner_error, product64
 from nfk.linalg.rows import Progress, RowBlocks, adjoint_pass, block_bounds, block_count, silent
 
 
@@ -113,9 +113,8 @@ def gram_modes(
                                  progress=progress)
         lengths, passes = np.diag(gram), passes + made
         squares, vectors = leading_eigenpairs(gram, rank)
-        # entries of K in error by independent e_xz of 2 eps |V_x| |V_z| / sqrt(pieces) move s_i^2 by u_i^T e u_i
-        unit = 2 * float(np.finfo(np.float64 if double else dtype).eps) / np.sqrt(pieces(p))
-        moved = unit * (lengths @ vectors**2)
+        # entries of K in error by independent e_xz of inner_error |V_x| |V_z| move s_i^2 by u_i^T e u_i
+        moved = inner_error(p, np.float64 if double else dtype) * (lengths @ vectors**2)
         if np.all(moved <= eps * squares):
             break
     squared_norm, count = float(np.sum(lengths)), numerical_rank(squares, eps, max(n, p))

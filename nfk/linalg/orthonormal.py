@@ -20,12 +20,19 @@ from jaxtyping import Array, Float
 from nfk.linalg.blas import threads_for, threads_for_eigenproblem
 from nfk.linalg.spread import parts
 
-_ROWS, _BUFFER, _PIECE, _LONG = 1 << 12, 1 << 12, 1 << 10, 1 << 18
+_ROWS, _BUFFER, _PIECE, _LONG = 1 << 12, 1 << 12, 1 << 8, 1 << 18
 
 
-def pieces(p: int) -> int:
-    """In how many pieces `inner` sums p columns."""
-    return -(-p // _PIECE)
+def inner_error(p: int, dtype: Any) -> float:
+    """The standard deviation of an entry's error over |a| |b| when `inner` sums p columns in `dtype`, with room.
+
+    eps sqrt((q + 3) / 16) sqrt(q / p) with q = min(p, 256), the columns of a piece: of q numbers of one sign and like
+    size, added one after the other, the worst order, rounding moves the sum by eps sqrt(q / 36) of itself, and pieces
+    err independently. Half as much again is for numbers of unlike size; a processor that keeps several sums side by
+    side errs far less.
+    """
+    piece = min(p, _PIECE)
+    return float(jnp.finfo(dtype).eps) * float(np.sqrt((piece + 3) / 16 * piece / p))
 
 
 def product64(a: Float[Array, "p i"], b: Float[Array, "p j"]) -> Float[np.ndarray, "i j"]:
@@ -50,8 +57,8 @@ def product64(a: Float[Array, "p i"], b: Float[Array, "p j"]) -> Float[np.ndarra
 def inner(a: Float[Array, "b p"], b: Float[Array, "c p"], *, double: bool = True) -> Float[np.ndarray, "b c"]:
     """A B^T, for rows instead of columns: no transposed copy. 2 b c p flops.
 
-    In float64 as `product64`; or, not `double`, products of 1,024 columns at a time in the rows' precision, summed in
-    float64: several times as quick for float32, each entry's error then some 2 eps |a| |b| / sqrt(p / 1024) at most.
+    In float64 as `product64`; or, not `double`, products of 256 columns at a time in the rows' precision, summed in
+    float64: several times as quick for float32, each entry's error then as `inner_error` has it.
     """
     sides = zip(parts(a, 1), parts(b, 1), strict=True)
     if not double or jax.default_backend() != "cpu" or a.dtype == jnp.float64:
