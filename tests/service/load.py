@@ -11,7 +11,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +57,17 @@ class Told:
 def percentiles(seconds: list[float]) -> dict[str, float]:
     return {name: round(1e3 * float(np.quantile(seconds, share)), 2)
             for name, share in (("p50", 0.5), ("p99", 0.99), ("max", 1.0))}
+
+
+@contextmanager
+def slow_senders(port: int, count: int) -> Iterator[None]:
+    """So many clients that have sent the head of a request and take their time over its body."""
+    head = f"POST /embed HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {PNG['Content-Type']}\r\nContent-Length: 9"
+    with ExitStack() as connections:
+        for _ in range(count):
+            connection = connections.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
+            connection.sendall(f"{head}\r\n\r\n".encode())
+        yield
 
 
 async def press(

@@ -23,7 +23,7 @@ import pytest
 from nfk.embedder import Embedder
 from nfk.service.remote import WorkerError
 from nfk.service.server import Options, ServeError, serve
-from tests.service.load import malformed, png, press, send_raw, watched
+from tests.service.load import malformed, png, press, send_raw, slow_senders, watched
 from tests.service.small_embedder import running, write
 from tests.service.test_images import form
 
@@ -134,12 +134,13 @@ def test_a_wrong_address_or_option_is_one_line(service, method, path, status, me
 
 
 def test_64_clients_lose_nothing_and_256_are_refused_in_time_with_health_at_hand(service, expected):
-    """The short form of tests/benchmarks/serve_load.py."""
+    """The short form of tests/benchmarks/serve_load.py. On slow machines the clients are slower than the service, so
+    most of its room is taken by others."""
     tolerance = 1e-4 * np.abs(expected).max()
     told = asyncio.run(press(service.address, BODIES, expected, clients=64, requests=600, tolerance=tolerance))
     assert told.statuses == {"200": 600}
     assert told.wrong == 0
-    with watched(service.port, service.process.pid) as seen:
+    with watched(service.port, service.process.pid) as seen, slow_senders(service.port, 120):
         told = asyncio.run(press(service.address, BODIES, expected, clients=256, seconds=2.0, tolerance=tolerance))
     assert told.statuses.keys() == {"200", "503"}
     assert told.wrong == 0
