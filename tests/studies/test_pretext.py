@@ -17,7 +17,7 @@ from nfk.study_params import PretextParams
 from tests.models.small_networks import CLASSES
 from tests.studies.conftest import Memory, Splits
 
-PARAMS = PretextParams(family="gan", batch=32, learning_rate=5e-3, epochs=4, bigan_epochs=30, bigan_learning_rate=2e-3,
+PARAMS = PretextParams(family="gan", batch=32, learning_rate=5e-3, epochs=4, bigan_epochs=120, bigan_learning_rate=2e-3,
                        bigan_hidden=32)
 
 
@@ -95,13 +95,13 @@ def test_all_three_learn(with_gan):
     discriminator = sum(leaf.size for leaf in jax.tree.leaves(with_gan.model.params))
     assert found.numbers["parameters"] == discriminator + 2 * 64 + 64 * CLASSES + CLASSES
 
-    # images come back as themselves, nearer than to other images
+    # images come back as themselves, nearer than to other images; where nothing is learnt, as near as to those
     work = pretext._Work(material, PARAMS, lambda *_: None)
     made, players = work.bigan()
     again = work.reconstructed(made, players, 64)
     images = material.images.pixels("validation") / 255
-    error, other = (np.square(again - given).mean() for given in (images, np.roll(images, 7, axis=0)))
-    assert error < 0.7 * other
+    errors = np.square(again[:, None] - images[None]).mean(axis=(2, 3, 4))
+    assert np.diag(errors).mean() < 0.7 * errors.mean()
 
     # what is done is not trained again
     told.clear()
