@@ -14,9 +14,12 @@ os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
 os.environ["MPLBACKEND"] = "Agg"
 
-# Compiling takes most of a run's time, and the tests' networks are too small to gain from LLVM's dearer passes: a third
-# of the processor time goes with them.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true")
+# Compiling takes most of a run's time, and the tests' networks are too small to gain from LLVM's dearer passes, from
+# fusions lowered by MLIR, or from code compiled in 32 parts: half of the processor time goes with them. What the README
+# shows is run without (tests/test_readme.py), as its readers do.
+os.environ.setdefault("XLA_FLAGS", " ".join((
+    "--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true",
+    "--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1")))
 
 # Several workers share the cores, and OpenBLAS's threads wait for one another by spinning (nfk/linalg/blas.py). For
 # workers and what tests start; a first process has NumPy already, for which the Makefile says the same.
