@@ -4,6 +4,10 @@ Of an array's centred gradient G, written a x b with its outputs last, L = E[G G
 stands for the covariance of G's a b numbers: exact where that is a Kronecker product, as K-FAC supposes (Martens,
 Grosse 2015), here from the gradients themselves as in Shampoo (Gupta, Koren, Singer 2018). A bias is one row: its whole
 covariance. All pairs lie end to end in one vector of `sides_size` numbers, which sums, merges and is stored as one.
+
+What never moves on the examples is known by rows and columns, as all else is: an input or an output of an array none of
+whose numbers moved counts as 0 (`live`), wherever it does move; a single number between live ones has their variance,
+L_ii R_jj / tr(L) > 0.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from collections.abc import Iterator, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped
 
 from nfk.fisher.parameters import Parameter
 from nfk.in_cache import EXAMPLES
@@ -90,6 +94,12 @@ def inverse_roots(
     return roots
 
 
+def live(diagonal: Float[np.ndarray, " p"], index: Sequence[Parameter]) -> Float[np.ndarray, " p"]:
+    """1 for a number of whose row, and of whose column, of its array some number's variance is above 0; else 0."""
+    moved = (matrices((diagonal > 0)[None, :], entry)[0] for entry in index)
+    return np.concatenate([np.outer(each.any(axis=1), each.any(axis=0)).ravel() for each in moved]).astype(np.float64)
+
+
 def whitened(
     rows: Float[Array, "b p"], index: Sequence[Parameter], roots: Roots, already: frozenset[int] = frozenset()
 ) -> Float[Array, "b p"]:
@@ -138,8 +148,8 @@ def _inverse_root(side: np.ndarray, damping: float) -> np.ndarray:
 
 
 def matrices(
-    rows: Float[Array, "n p"] | Float[np.ndarray, "n p"], entry: Parameter
-) -> Float[Array, "n a b"] | Float[np.ndarray, "n a b"]:
+    rows: Shaped[Array, "n p"] | Shaped[np.ndarray, "n p"], entry: Parameter
+) -> Shaped[Array, "n a b"] | Shaped[np.ndarray, "n a b"]:
     """One array's numbers of each row as a matrix, its outputs last."""
     return rows[:, entry.place].reshape(len(rows), *_matrix_shape(entry))
 

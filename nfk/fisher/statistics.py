@@ -81,7 +81,8 @@ class FisherStatistics(NamedTuple):
 
     @property
     def dead(self) -> int:
-        """Parameters whose score never moved (I = 0 exactly): it counts as 0, wherever it does move."""
+        """Parameters whose score never moved (I = 0 exactly): element-wise it counts as 0, wherever it does move; with
+        Kronecker factors where its row or its column of the array never moved either."""
         return int(np.sum(self.diagonal == 0))
 
     def weight(self, damping: float) -> Float[np.ndarray, " p"]:
@@ -98,9 +99,8 @@ class FisherStatistics(NamedTuple):
         weight = self.weight(damping)
         if self.sides is None:
             return Whitening(self.mean_score, weight, (), (), unit_rows)
-        alive = (self.diagonal > 0).astype(np.float64)
         roots = tuple(inverse_roots(self.sides, index, damping))
-        return by_roots(self.mean_score, alive, roots, index, unit_rows=unit_rows)
+        return by_roots(self.mean_score, self.diagonal, roots, index, unit_rows=unit_rows)
 
 
 def identity_statistics(size: int) -> FisherStatistics:

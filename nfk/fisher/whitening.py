@@ -1,9 +1,9 @@
 """What makes Fisher vectors of scores: the mean taken away, the covariance made even, and each row's length if asked.
 
 Element-wise, V_x = (I + damping * mean(I))^(-1/2) * (g(x) - Z), the paper's. With Kronecker factors each parameter
-array is whitened as a whole (`nfk.fisher.kronecker`), where I = 0 the score still counts as 0; where that is cheaper,
-while its gradients are made (`nfk.fisher.factored`). `unit_rows` divides each V_x by its length: the kernel is then the
-cosine of two Fisher vectors.
+array is whitened as a whole (`nfk.fisher.kronecker`); where that is cheaper, while its gradients are made
+(`nfk.fisher.factored`). `unit_rows` divides each V_x by its length: the kernel is then the cosine of two Fisher
+vectors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from nfk.fisher.factored import Sides
-from nfk.fisher.kronecker import Roots, matrices, whitened
+from nfk.fisher.kronecker import Roots, live, matrices, whitened
 from nfk.fisher.parameters import Parameter
 
 
@@ -35,9 +35,7 @@ class Whitening:
     index: tuple[Parameter, ...] = field(metadata={"static": True})
     unit_rows: bool = field(metadata={"static": True})
     turned_mean: Any = ()
-    """(p,): the mean, weighted and whitened; of roots alone"""
-    separable: tuple[int, ...] = field(default=(), metadata={"static": True})
-    """the arrays whose weights are a product of their two sides'"""
+    """(p,): the mean, weighted and whitened; none: no gradient is whitened while it is made"""
     already: frozenset[int] = field(default=frozenset(), metadata={"static": True})
     """the arrays whose gradients are given weighted and multiplied by their roots"""
 
@@ -61,10 +59,11 @@ class Whitening:
 
     def sides(self) -> dict[int, Sides]:
         """What may multiply gradients while they are made, by the array's number."""
+        if not len(self.turned_mean):
+            return {}
         found = {}
-        for number in self.separable:
-            alive = matrices(self.weight[None, :], self.index[number])[0]
-            left, right = self.roots[number]
+        for number, (entry, (left, right)) in enumerate(zip(self.index, self.roots, strict=True)):
+            alive = matrices(self.weight[None, :], entry)[0]
             found[number] = Sides(left, right, alive.max(axis=1), alive.max(axis=0))
         return found
 
@@ -85,18 +84,14 @@ class Whitening:
 
 
 def by_roots(
-    mean: Float[np.ndarray, " p"], alive: Float[np.ndarray, " p"], roots: Roots, index: Sequence[Parameter], *,
+    mean: Float[np.ndarray, " p"], diagonal: Float[np.ndarray, " p"], roots: Roots, index: Sequence[Parameter], *,
     unit_rows: bool,
 ) -> Whitening:
-    """The map by Kronecker factors, float64; `alive`: 1, or 0 where a score counts as 0."""
-    separable = []
-    for number, entry in enumerate(index):
-        weights = matrices(alive[None, :], entry)[0]
-        if np.array_equal(weights, np.outer(weights.max(axis=1), weights.max(axis=0))):
-            separable.append(number)
+    """The map by Kronecker factors, float64; the weight 0 is for what `live` has as 0."""
+    alive = live(diagonal, index)
     with jax.enable_x64(True):
         turned = np.asarray(whitened(jnp.asarray((mean * alive)[None, :]), index, roots))[0]
-    return Whitening(mean, alive, roots, tuple(index), unit_rows, turned, tuple(separable))
+    return Whitening(mean, alive, roots, tuple(index), unit_rows, turned)
 
 
 def nothing_done(size: int, dtype: Any) -> Whitening:

@@ -212,24 +212,10 @@ def test_rows_are_those_of_whitening_afterwards(network, unit_rows, largest, mon
     taken = FactoredGradient(scores.log_density, scores.params, jnp.asarray(images[0]), scores.key, sides).whitened
     assert "last/kernel" in {paths[number] for number in taken}
     exact, _ = vectors.sample64(len(images))
-    afterwards = scores.whitened(images, dataclasses.replace(vectors.whitening, separable=()))
+    afterwards = scores.whitened(images, dataclasses.replace(vectors.whitening, turned_mean=()))
     norm = np.linalg.norm(exact)
     assert np.linalg.norm(np.asarray(vectors.block(0)) - exact) < 1e-5 * norm
     assert np.linalg.norm(np.asarray(afterwards) - exact) < 1e-5 * norm
-
-
-def test_weights_that_are_no_product_are_whitened_afterwards(network):
-    scores, found, images = network
-    dense = next(entry for entry in scores.index if entry.path == "last/kernel")
-    number, diagonal = scores.index.index(dense), found.diagonal.copy()
-    assert number in found.whitening(scores.index, damping=0.1).separable
-    live = np.flatnonzero(diagonal[dense.place])
-    diagonal[dense.offset + live[0]] = 0
-    changed = found._replace(diagonal=diagonal)
-    vectors = FisherVectors(scores, images, changed, damping=0.1)
-    assert number not in vectors.whitening.separable
-    exact, _ = vectors.sample64(len(images))
-    assert np.linalg.norm(np.asarray(vectors.block(0)) - exact) < 1e-5 * np.linalg.norm(exact)
 
 
 def test_it_is_used(network, monkeypatch):

@@ -9,8 +9,8 @@ import pytest
 
 from nfk import NeuralFisherKernel
 from nfk.fisher import kronecker, strategies
-from nfk.fisher.kronecker import inverse_roots, sides_size, sides_sum, whitened
-from nfk.fisher.parameters import Parameter
+from nfk.fisher.kronecker import inverse_roots, live, sides_size, sides_sum, whitened
+from nfk.fisher.parameters import Parameter, parameter_index
 from nfk.fisher.products import JacobianProducts
 from nfk.fisher.scores import Scores
 from nfk.fisher.statistics import FisherStatistics, fisher_statistics
@@ -166,6 +166,26 @@ class TestStatistics:
 
     def test_without_kronecker_there_are_none(self):
         assert fisher_statistics(Scores(log_density, weights(0)), images(8)).sides is None
+
+
+def test_what_is_live_by_hand():
+    """Of a 3 x 3 array the second row never moved, nor one number between live ones; nor one of a bias."""
+    index = parameter_index({"kernel": jnp.zeros((3, 3)), "last": jnp.zeros(2), "scalar": jnp.zeros(())})
+    moved = np.array([1, 0, 2, 0, 0, 0, 3, 4, 5, 0, 6, 7.0])
+    assert live(moved, index).tolist() == [1, 1, 1, 0, 0, 0, 1, 1, 1, 0, 1, 1]
+
+
+def test_a_dead_number_between_live_ones_is_whitened_as_they_are():
+    scores = Scores(log_density, weights(0))
+    found = fisher_statistics(scores, images(40), kronecker=True)
+    dense = next(entry for entry in scores.index if entry.path == "dense/kernel")
+    diagonal = found.diagonal.copy()
+    assert diagonal[dense.offset + 7] > 0
+    diagonal[dense.offset + 7] = 0
+    rows, same = (whole(FisherVectors(scores, images(5, 1), each, damping=DAMPING))
+                  for each in (found, found._replace(diagonal=diagonal)))
+    assert np.array_equal(rows, same)
+    assert rows[:, dense.offset + 7].all()
 
 
 def test_a_dead_parameter_weighs_nothing_and_a_zero_row_stays_zero():
