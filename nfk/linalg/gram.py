@@ -112,9 +112,13 @@ def gram_modes(
         gram, made = gram_matrix(rows, resident_rows=resident_rows, double=double, checkpoint=checkpoint,
                                  progress=progress)
         lengths, passes = np.diag(gram), passes + made
+        if not double and not np.isfinite(gram).all():  # squares beyond float32
+            continue
         squares, vectors = leading_eigenpairs(gram, rank)
-        # entries of K in error by independent e_xz of inner_error |V_x| |V_z| move s_i^2 by u_i^T e u_i
-        moved = inner_error(p, np.float64 if double else dtype) * (lengths @ vectors**2)
+        # entries of K in error by independent e_xz of inner_error |V_x| |V_z| move s_i^2 by u_i^T e u_i; what is lost
+        # below the smallest number of their precision, by its sum at most
+        made_in = np.float64 if double else dtype
+        moved = inner_error(p, made_in) * (lengths @ vectors**2) + n * p * float(jnp.finfo(made_in).tiny)
         if np.all(moved <= eps * squares):
             break
     squared_norm, count = float(np.sum(lengths)), numerical_rank(squares, eps, max(n, p))

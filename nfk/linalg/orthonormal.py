@@ -29,7 +29,7 @@ def inner_error(p: int, dtype: Any) -> float:
     eps sqrt((q + 3) / 16) sqrt(q / p) with q = min(p, 256), the columns of a piece: of q numbers of one sign and like
     size, added one after the other, the worst order, rounding moves the sum by eps sqrt(q / 36) of itself, and pieces
     err independently. Half as much again is for numbers of unlike size; a processor that keeps several sums side by
-    side errs far less.
+    side errs far less. Columns that repeat err alike: where all are, the error is eps sqrt((q + 3) / 16) for any p.
     """
     piece = min(p, _PIECE)
     return float(jnp.finfo(dtype).eps) * float(np.sqrt((piece + 3) / 16 * piece / p))
@@ -88,12 +88,14 @@ def _inner(a: Float[Array, "b p"], b: Float[Array, "c p"], dtype: Any) -> Float[
     def product(left: Array, right: Array) -> Array:
         return jnp.matmul(left.astype(dtype), right.astype(dtype).T, precision="highest").astype(jnp.float64)
 
+    columns = _BUFFER if dtype == jnp.float64 else _PIECE  # float64 needs no pieces but for its copies' memory
+
     def add(piece: Array, total: Array) -> Array:
-        left, right = (jax.lax.dynamic_slice_in_dim(rows, piece * _PIECE, _PIECE, axis=1) for rows in (a, b))
+        left, right = (jax.lax.dynamic_slice_in_dim(rows, piece * columns, columns, axis=1) for rows in (a, b))
         return total + product(left, right)
 
-    whole = a.shape[1] // _PIECE
-    rest = product(a[:, whole * _PIECE :], b[:, whole * _PIECE :])
+    whole = a.shape[1] // columns
+    rest = product(a[:, whole * columns :], b[:, whole * columns :])
     return jax.lax.fori_loop(0, whole, add, rest) if whole else rest
 
 

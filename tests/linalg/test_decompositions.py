@@ -305,6 +305,16 @@ def test_modes_take_products_in_the_rows_precision_unless_they_drown_in_its_roun
     assert set(asked) == {True}  # rows that must be computed again for a second try
 
 
+@pytest.mark.parametrize("scale", [1e-22, 1e-19, 1e-17, 1.0, 1e19])
+def test_gram_s_modes_do_not_depend_on_the_rows_scale(scale):
+    """Squares of the smaller ones and the larger ones are beyond float32."""
+    values = np.random.default_rng(0).standard_normal((12, 4000)).astype(np.float32) * np.float32(scale)
+    truth = np.linalg.svd(values.astype(np.float64), compute_uv=False)[:4]
+    modes = gram.gram_modes(DenseRows(values, 64), rank=4)
+    assert np.abs(modes.singular_values**2 / truth**2 - 1).max() < 3e-7
+    assert np.abs(modes.errors).max() < 1.2e-7
+
+
 @pytest.mark.parametrize("p", [3, 256, 1024, 10_000])
 @pytest.mark.parametrize("rows", [1, 5, 100])
 def test_inner_products_are_exact_to_the_rows_precision(rows, p):
