@@ -29,6 +29,7 @@ from nfk.evaluation.features import Features, Labels, from_gram, truncate
 from nfk.evaluation.figures.style import BLUE, GREEN, GREY, VERMILLION, new_figure, styled
 from nfk.fisher.embedding import scale
 from nfk.fisher.kernel import kernel_matrices
+from nfk.fisher.kronecker import live
 from nfk.fisher.parameters import parameter_index
 from nfk.fisher.scores import LogDensity, Scores
 from nfk.fisher.statistics import FisherStatistics, block_moments, fisher_statistics
@@ -200,10 +201,11 @@ def variants(material: Material, params: AblationsParams, gradients: Gradients) 
     yield variant("one weight a layer", group, layers)
     yield variant("one weight a layer, row-normalised", group, layers, unit_rows)
     yield variant("each layer row-normalised", group, centred, change.unit_layers(index))
-    kronecker = _kronecker(gradients, mean, ones, index)
+    centred_live = change.centred_and_weighted(mean, live(known.diagonal, index))
+    kronecker = _kronecker(gradients, centred_live, index)
     for other in params.kronecker_dampings:
-        yield variant(f"Kronecker-factored {other:.0e}", group, centred, kronecker(other))
-        yield variant(f"Kronecker-factored {other:.0e}, row-normalised", group, centred, kronecker(other),
+        yield variant(f"Kronecker-factored {other:.0e}", group, centred_live, kronecker(other))
+        yield variant(f"Kronecker-factored {other:.0e}, row-normalised", group, centred_live, kronecker(other),
                       unit_rows)
     yield variant("vectors in bf16", "precision", fisher, change.in_bfloat16)
     scores = material.scores
@@ -231,7 +233,7 @@ def _from_statistics(rows: Float[np.ndarray, "m p"], damping: float) -> change.C
 
 
 def _kronecker(
-    gradients: Gradients, mean: Float[np.ndarray, " p"], ones: Float[np.ndarray, " p"], index: Sequence[Any]
+    gradients: Gradients, centred_live: change.Change, index: Sequence[Any]
 ) -> Callable[[float], change.Change]:
     """The change by its damping, made when its first block is asked for: it wants the samples' gradients."""
     @cache
@@ -240,7 +242,7 @@ def _kronecker(
 
         def apply(rows: Any) -> Any:
             if not made:
-                centred = ChangedRows(DenseRows(gradients.of_samples, _BLOCK), change.centred_and_weighted(mean, ones))
+                centred = ChangedRows(DenseRows(gradients.of_samples, _BLOCK), centred_live)
                 made.append(change.kronecker_whitening(centred, index, damping))
             return made[0](rows)
 
