@@ -3,8 +3,9 @@
 Where a parameter array W (a x b) enters the function once, in a product X W of t rows, its gradient is X^T D, D the
 product's cotangent, and A (X^T D) B = (X A)^T (D B) for symmetric A and B: t (a^2 + b^2) multiplications, where a
 gradient that is there already takes a b (a + b). A dense layer has t = 1, a convolution by patches one row a place. The
-function is traced, whoever wrote it, and its program run with such products replaced; an array that is used twice,
-transposed, or within a loop is left as it is.
+function is traced, whoever wrote it, and its program run with such products replaced. Left as it is: an array that is
+used twice, transposed or cast, and what is within a loop, a branch, a recomputed part (`jax.checkpoint`) or a function
+with a derivative of its own.
 """
 
 from __future__ import annotations
@@ -39,9 +40,11 @@ class Sides(NamedTuple):
 
 class FactoredGradient:
     """grad_params function(params, x, key), of which the arrays in `whitened`, numbered as the tree's leaves, come
-    multiplied by their `sides`: those of `sides` for which it is the cheaper way.
+    multiplied by their `sides`, set to 0 before where these say so: those of `sides` that are used once, in a product
+    for which it is the cheaper way.
 
-    Cost of making one: the function is traced.
+    Cost of making one: the function is traced. Its call raises jax.errors.UnexpectedTracerError where a derivative that
+    the function has of its own closes over what the function was given, which cannot be run a second time.
     """
 
     def __init__(
@@ -87,7 +90,7 @@ def _uses(program: Any, tags: Tags, sides: Mapping[int, Sides]) -> Iterator[tupl
             continue
         if _makes_matrix(equation, sides[next(iter(tagged.values()))]):
             held[equation.outvars[0]] = tagged[0]
-        elif (inner := _inner(equation)) is not None:
+        elif (inner := _jitted(equation)) is not None:
             inside = {inner.jaxpr.invars[place]: number for place, number in tagged.items()}
             yield from _uses(inner.jaxpr, inside, sides)
         else:
@@ -101,17 +104,17 @@ def _uses(program: Any, tags: Tags, sides: Mapping[int, Sides]) -> Iterator[tupl
 def _run(program: Any, constants: list[Any], arguments: list[Any], tags: Tags, sides: Mapping[int, Sides]) -> list[Any]:
     """What the program returns; its products with tagged arrays have `sides` in their gradient."""
     held = dict(tags)
-    values: dict[Any, Any] = dict(zip(program.constvars, constants, strict=True))
+    values: dict[Any, Any] = dict(zip(program.constvars, map(_array, constants), strict=True))
     values |= zip(program.invars, arguments, strict=True)
 
     def read(variable: Any) -> Any:
-        return variable.val if isinstance(variable, Literal) else values[variable]
+        return _array(variable.val) if isinstance(variable, Literal) else values[variable]
 
     for equation in program.eqns:
         given = [read(variable) for variable in equation.invars]
         tagged = {place: held[variable] for place, variable in enumerate(equation.invars)
                   if not isinstance(variable, Literal) and variable in held}
-        inner = _inner(equation)
+        inner = _jitted(equation) if tagged else None  # a call that holds none stays one
         if tagged and _makes_matrix(equation, sides[next(iter(tagged.values()))]):
             held[equation.outvars[0]] = tagged[0]
         if inner is not None:
@@ -127,7 +130,12 @@ def _run(program: Any, constants: list[Any], arguments: list[Any], tags: Tags, s
     return [read(variable) for variable in program.outvars]
 
 
-def _inner(equation: Any) -> Any:
+def _array(constant: Any) -> Any:
+    """Programs hold theirs as arrays of another kind, which a function's own derivative need not know."""
+    return constant if isinstance(constant, jax.Array) or not hasattr(constant, "shape") else jnp.asarray(constant)
+
+
+def _jitted(equation: Any) -> Any:
     """The program of a jitted function that is called; None: the equation is no such call."""
     return equation.params["jaxpr"] if equation.primitive.name == "jit" else None
 
@@ -139,7 +147,7 @@ def _makes_matrix(equation: Any, sides: Sides) -> bool:
 
 
 def _is_product(equation: Any, sides: Sides) -> bool:
-    """Whether it is X W, X of any number of axes and W a x b, all in one precision and on one device."""
+    """Whether it is X W, X of any number of axes and W a x b, all in one precision."""
     if equation.primitive.name != "dot_general":
         return False
     (x, w), (y,) = (variable.aval for variable in equation.invars), (variable.aval for variable in equation.outvars)

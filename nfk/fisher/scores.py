@@ -68,6 +68,7 @@ class Scores:
         self._whitened = by_examples(self.mesh, functools.partial(_whitened, log_density, outputs), 1, 4)
         self._image = by_examples(self.mesh, functools.partial(_image, log_density, outputs), 1, 5)
         self._as_they_are = nothing_done(self.size, self.dtype)
+        self._runs_again = True
 
     def __call__(self, block: Any, start: int = 0) -> Float[Array, "r p"]:
         """The scores themselves, `rows_each` rows an example."""
@@ -78,7 +79,7 @@ class Scores:
         first one) whose score is not finite."""
         count = len(block) * self.rows_each
         params, key = self._placed
-        rows, sums = self._whitened(params, self._padded(block), key, whitening)
+        rows, sums = self._run(self._whitened, params, self._padded(block), key, whitening)
         if not np.isfinite(np.asarray(sums)).all():
             check_finite(np.asarray(rows[:count]), start, self.rows_each)
         return rows[:count]
@@ -90,10 +91,20 @@ class Scores:
         price."""
         count = len(block) * self.rows_each
         params, key = self._placed
-        image = self._image(params, self._padded(block), key, whitening, right)[:count]
+        image = self._run(self._image, params, self._padded(block), key, whitening, right)[:count]
         if not np.isfinite(np.asarray(image)).all():
             self.whitened(block, whitening, start)
         return image
+
+    def _run(self, made: Callable, params: PyTree, block: Array, key: Array, whitening: Whitening, *rest: Array) -> Any:
+        """`made` of all that; gradients of a function whose program cannot be run again are whitened afterwards."""
+        try:
+            return made(params, block, key, whitening if self._runs_again else whitening.afterwards(), *rest)
+        except jax.errors.UnexpectedTracerError:
+            if not self._runs_again:
+                raise
+            self._runs_again = False
+            return self._run(made, params, block, key, whitening, *rest)
 
     def _padded(self, given: Any) -> Array:
         """The block with its last example repeated up to a power of two for each device: few sizes, so few
@@ -159,7 +170,7 @@ def _rows(
 ) -> Callable[[Array], Float[Array, "r p"]]:
     """What makes the rows of V of examples such as those of the block."""
     gradient: LogDensity = jax.grad(function) if outputs is None else _jacobian(function)
-    if sides := whitening.sides():
+    if outputs is None and (sides := whitening.sides()):
         gradient = FactoredGradient(function, params, block[0], key, sides)
         whitening = whitening.after(gradient.whitened)
 

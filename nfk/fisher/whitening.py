@@ -57,6 +57,10 @@ class Whitening:
         mean, weight = map(jnp.concatenate, zip(*parts, strict=True))
         return replace(self, mean=mean, weight=weight, already=already)
 
+    def afterwards(self) -> Whitening:
+        """The same map, of gradients none of which is whitened while it is made."""
+        return replace(self, turned_mean=())
+
     def sides(self) -> dict[int, Sides]:
         """What may multiply gradients while they are made, by the array's number."""
         if not len(self.turned_mean):

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import dataclasses
 import functools
 import json
 import statistics
@@ -242,7 +241,7 @@ def transform(only: str | None = None) -> None:
             continue
         vectors, layers = fisher_vectors(name, n, block), fisher_vectors(name, n, block, kronecker=True)
         afterwards = copy.copy(layers)
-        afterwards.whitening = dataclasses.replace(layers.whitening, turned_mean=())
+        afterwards.whitening = layers.whitening.afterwards()
         right = jnp.ones((vectors.shape[1], k), jnp.float32) / vectors.shape[1]
 
         def gradients(vectors: Any = vectors) -> None:

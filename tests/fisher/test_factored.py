@@ -3,8 +3,6 @@ the cheaper way only."""
 
 from __future__ import annotations
 
-import dataclasses
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -178,6 +176,81 @@ def test_one_jitted_function_with_two_arrays(x):
         assert np.asarray(found[name]) == pytest.approx(expected[name], rel=1e-12, abs=1e-12)
 
 
+def test_a_call_without_these_arrays_stays_one(x):
+    """Calls within calls are not copied out: nine doublings would be 512 programs."""
+    def doubled(times):
+        within = doubled(times - 1) if times else jnp.sin
+        return jax.jit(lambda value: within(within(value)))
+
+    def function(params, x, key):
+        return doubled(9)(x.reshape(-1) @ params["w"]).sum()
+
+    params, of = parameters({"w": (36, 5)}), {0: sides(36, 5)}
+    gradient = FactoredGradient(function, params, x[0], KEY, of)
+    assert gradient.whitened == {0}
+    program = jax.jit(gradient).lower(params, x[0], KEY).as_text()
+    assert program.count("cosine") < 10
+
+
+# --- functions with derivatives of their own ---
+
+
+@jax.custom_vjp
+def weighed(y, weights):
+    return y * weights.sum()
+
+
+def _weighed_backward(weights, cotangent):
+    """Takes one weight after the other, by a number that is traced."""
+    return jax.lax.fori_loop(0, len(weights), lambda place, sum: sum + cotangent * weights[place], 0 * cotangent), None
+
+
+weighed.defvjp(lambda y, weights: (weighed(y, weights), weights), _weighed_backward)
+
+
+def with_a_constant(params, x, key):
+    return jnp.tanh(weighed(x.reshape(-1) @ params["w"], jnp.array([1.0, 2.0, 3.0])) @ params["v"]).sum()
+
+
+def closing_over_the_image(params, x, key):
+    @jax.custom_vjp
+    def scaled(y):
+        return y * x.sum()
+
+    scaled.defvjp(lambda y: (y * x.sum(), None), lambda _, cotangent: (cotangent * x.sum(),))
+    return jnp.tanh(scaled(x.reshape(-1) @ params["w"]) @ params["v"]).sum()
+
+
+def test_constants_reach_a_derivative_as_arrays(x):
+    taken, found, expected = both_ways(with_a_constant, DENSE, {"w": sides(36, 5), "v": sides(5, 3)}, x)
+    assert taken == {"w", "v"}
+    for name in DENSE:
+        assert np.asarray(found[name]) == pytest.approx(expected[name], rel=1e-12, abs=1e-12)
+
+
+def test_what_cannot_be_run_again_is_whitened_afterwards():
+    images = np.random.default_rng(0).normal(size=(40, 6, 6, 1)).astype(np.float32)
+    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32) / 8, parameters(DENSE))
+    scores = Scores(closing_over_the_image, params)
+    vectors = FisherVectors(scores, images, fisher_statistics(scores, images, kronecker=True), damping=0.1)
+    assert vectors.whitening.sides()
+    expected = np.asarray(scores.whitened(images, vectors.whitening.afterwards()))
+    assert np.abs(expected).max() > 0
+    assert np.array_equal(np.asarray(vectors.block(0)), expected)
+    right = jnp.eye(expected.shape[1], 4)
+    again = FisherVectors(Scores(closing_over_the_image, params), images, vectors.statistics, damping=0.1)
+    assert np.asarray(again.image(0, right)) == pytest.approx(expected[:, :4], rel=1e-5, abs=1e-6)
+
+
+def test_rows_of_several_outputs_are_whitened_afterwards(network):
+    scores, found, images = network
+    several = Scores(lambda params, x, key: Small().apply({"params": params}, x), scores.params, outputs="all", count=4)
+    one = Scores(lambda params, x, key: Small().apply({"params": params}, x)[2], scores.params)
+    whitening = FisherVectors(scores, images, found, damping=0.1).whitening
+    assert np.asarray(several.whitened(images, whitening))[2::4] == pytest.approx(
+        np.asarray(one.whitened(images, whitening)), rel=1e-4, abs=1e-4)
+
+
 # --- Fisher vectors ---
 
 
@@ -212,7 +285,7 @@ def test_rows_are_those_of_whitening_afterwards(network, unit_rows, largest, mon
     taken = FactoredGradient(scores.log_density, scores.params, jnp.asarray(images[0]), scores.key, sides).whitened
     assert "last/kernel" in {paths[number] for number in taken}
     exact, _ = vectors.sample64(len(images))
-    afterwards = scores.whitened(images, dataclasses.replace(vectors.whitening, turned_mean=()))
+    afterwards = scores.whitened(images, vectors.whitening.afterwards())
     norm = np.linalg.norm(exact)
     assert np.linalg.norm(np.asarray(vectors.block(0)) - exact) < 1e-5 * norm
     assert np.linalg.norm(np.asarray(afterwards) - exact) < 1e-5 * norm
