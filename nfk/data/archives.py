@@ -7,6 +7,7 @@ hold, more than 200 times their own size and 64 MiB (a decompression bomb).
 
 from __future__ import annotations
 
+import errno
 import gzip
 import os
 import stat
@@ -95,6 +96,8 @@ class ZipTree:
         for entry in entries:
             kind = stat.S_IFMT(entry.external_attr >> 16)
             _check_name(path, entry.orig_filename)  # as stored: ZipInfo.filename is mended
+            if not entry.filename:
+                raise DataError(f"{path}: a file without a name; fetch it again")
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise DataError(f"{path}: {entry.filename}: is a link or no file; put the image itself there")
             if entry.flag_bits & 1:
@@ -190,8 +193,11 @@ def _whole(path: Path) -> Iterator[None]:
         yield
     except DataError:
         raise
-    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, gzip.BadGzipFile, struct.error, RuntimeError,
+    except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, RuntimeError,
             ValueError, LookupError, OverflowError) as error:  # whatever the library makes of hostile headers
+        # EINVAL: a place beyond what a file can have; without a number: gzip's own and bzip2's
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: not a whole archive ({reason}); fetch it again") from error
 

@@ -19,6 +19,7 @@ from nfk.data.image_set import DataError
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP")
 CHANNELS = {"L": 1, "RGB": 3}  # by Pillow's mode
 MODES = {"grey": "L", "colour": "RGB"}
+_MOST_PIXELS = 89_478_485  # above which Pillow warns of a bomb: 256 MiB of RGB
 _SLICE = 128  # images decoded by a thread before it takes the next
 _THREADS = min(8, os.cpu_count() or 1)
 
@@ -76,7 +77,7 @@ def decode(encoded: bytes | None, *, where: str, wanted: Wanted = AS_IT_IS,
     """The pixels of one image as `wanted`, turned upright where its EXIF orientation says so.
 
     With `shape` (h, w, c), any other is refused; one of more or fewer pixels is refused by its header, before
-    anything is decoded. Pillow refuses headers that announce more than 179 million pixels. Raises DataError
+    anything is decoded, as are more than 89 million pixels, which a few bytes can announce. Raises DataError
     that begins with `where` for these, for a mode other than 8-bit grey or RGB, and for damaged bytes.
     """
     if encoded is None:
@@ -106,6 +107,8 @@ def _fault(image: Image.Image, like: _Like, *, upright: bool = False) -> str | N
     """What is wrong with an image's mode or size, with the remedy; before turning, h and w may be swapped."""
     if image.mode not in CHANNELS:
         return f"has mode {image.mode}, must be 8-bit grey (L) or RGB; convert it"
+    if image.height * image.width > _MOST_PIXELS:
+        return f"has {image.height:,} × {image.width:,} pixels, at most {_MOST_PIXELS:,}; make it smaller or drop it"
     found = (image.height, image.width, CHANNELS[image.mode])
     turned = found if upright else (image.width, image.height, found[2])
     if any(all(want in (None, has) for want, has in zip(like, way, strict=True)) for way in (found, turned)):

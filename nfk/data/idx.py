@@ -161,6 +161,9 @@ def _contents(file: Path, width: int, count: int) -> Iterator[UInt8[np.ndarray, 
                 raise DataError(f"{file}: goes on after the {total:,} bytes its header announces; {_AGAIN}")
     except (EOFError, OSError, zlib.error) as error:
         raise _broken(file, error) from error
+    except (MemoryError, OverflowError):
+        raise DataError(f"{file}: no memory for rows of {width:,} bytes, as its header announces them; {_AGAIN}"
+                        ) from None
 
 
 def _broken(file: Path, error: Exception) -> DataError:

@@ -49,7 +49,10 @@ def open_files(train: Sequence[Path], test: Sequence[Path], source: str, wanted:
                             "use files of the same set")
     parts = [Part(file.labels, file.path) for file in files]
     labels, class_names, test_from = joined(parts[:len(train)], parts[len(train):], files[0].class_names)
-    row, path, encoded = next(_batches(files, 1))
+    first = next(_batches(files, 1), None)
+    if first is None:  # a damaged file: there are labels
+        raise DataError(f"{files[0].path}: {len(labels):,} labels and no image; fetch it again")
+    row, path, encoded = first
     shape = decode(encoded[0], where=f"{path}: row {row}", wanted=wanted).shape
 
     at_once = max(1, min(_BATCH, _BLOCK_BYTES // math.prod(shape)))
@@ -117,8 +120,7 @@ def _batches(files: Sequence[_File], at_once: int) -> Iterator[tuple[int, Path, 
         with _opened(file.path) as parquet:
             for batch in parquet.iter_batches(at_once, columns=[f"{file.image_column}.bytes"]):
                 encoded = batch.column(0).field("bytes").to_pylist()
-                if encoded:
-                    yield row, file.path, encoded
+                yield row, file.path, encoded
                 row += len(encoded)
 
 
@@ -128,6 +130,6 @@ def _opened(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
             yield file
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last: a column's name
         reason = " ".join(str(error).split())
         raise DataError(f"{path}: not a whole Parquet file ({reason}); fetch it again") from error

@@ -58,10 +58,22 @@ class Source:
         return ImageSet(images=images, labels=self.labels, class_names=self.class_names, source=self.source,
                         digest=self.digest, test_from=self.test_from)
 
+    def counted(self) -> Iterator[Block]:
+        """The blocks. DataError where they hold more or fewer images than there are labels, as in a damaged file."""
+        done = 0
+        for block in self.blocks():
+            done += len(block.rows)
+            if done > len(self):
+                break
+            yield block
+        if done != len(self):
+            more = "" if done < len(self) else "at least "
+            raise DataError(f"{self.path}: {more}{done:,} images for {len(self):,} labels; fetch it again")
+
     def reported(self, progress: Callable[[int, int], None] | None) -> Iterator[Block]:
         """The blocks; after each, `progress` gets the images read and those there are."""
         done = 0
-        for block in self.blocks():
+        for block in self.counted():
             yield block
             done += len(block.rows)
             if progress is not None:

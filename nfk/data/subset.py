@@ -30,7 +30,7 @@ def of_classes(source: Source, names: Sequence[str]) -> Source:
     row = np.cumsum(kept) - 1
 
     def blocks() -> Iterator[Block]:
-        for block in source.blocks():
+        for block in source.counted():
             inside = kept[block.rows]
             if inside.any():
                 yield Block(row[block.rows[inside]], block.images[inside])

@@ -1,13 +1,16 @@
 """Formats that hold pixels as they are: CIFAR binary and python, MATLAB, npz; written here, read back, refused."""
 
 import pickle
+import struct
 import tarfile
+import zipfile
+from io import BytesIO
 
 import numpy as np
 import pytest
 from scipy import io
 
-from nfk.data import cifar_binary
+from nfk.data import cifar_binary, cifar_python
 from nfk.data.decode import Wanted
 from nfk.data.image_set import DataError
 from nfk.data.read import read
@@ -110,6 +113,11 @@ class Harmful:
 PLANES = np.zeros((2, 3072), np.uint8)
 
 
+class WithoutState:
+    def __reduce__(self):
+        return PLANES.__reduce__()[:2]
+
+
 def test_the_python_version_of_cifar_100_as_a_folder(tmp_path, cifar):
     images, labels = cifar
     planes = np.ascontiguousarray(images.transpose(0, 3, 1, 2).reshape(len(images), -1))
@@ -145,7 +153,10 @@ def test_arrays_of_every_protocol_are_understood_or_refused_in_one_line(tmp_path
     (pickle.dumps({"data": PLANES, "labels": [0]}, 2), "1 labels for 2 images; fetch the file again"),
     (pickle.dumps({"data": PLANES, "labels": ["a", "b"]}, 2), "key 'labels' or 'fine_labels' must be a list of class"),
     (pickle.dumps({"data": PLANES, "labels": [0, -1]}, 2), "key 'labels' or 'fine_labels' must be a list of class"),
+    (pickle.dumps({"data": WithoutState(), "labels": [0]}, 2), r"key 'data' must be an array of bytes of shape"),
     (b"", "not a whole or no harmless pickle"),
+    (b"P1\n.", r"not a whole or no harmless pickle \(asks for an object outside the file\); fetch the file again"),
+    (b"Np99\n.", r"not a whole or no harmless pickle \(keeps something at place 99 of 2\); fetch the file again"),
 ])
 def test_pickles_run_nothing_and_are_refused_by_name(tmp_path, capsys, content, message):
     (tmp_path / "data_batch_1").write_bytes(content)
@@ -153,6 +164,32 @@ def test_pickles_run_nothing_and_are_refused_by_name(tmp_path, capsys, content, 
         read(str(tmp_path))
     assert "\n" not in str(refusal.value)
     assert capsys.readouterr().out == ""
+
+
+def test_a_pickle_that_asks_for_the_same_text_again_and_again_is_refused(tmp_path):
+    text = b"X" + struct.pack("<I", 4 << 20) + bytes(4 << 20)
+    again = b"h\x00h\x01h\x01\x86R0"  # encode(text, text), dropped
+    (tmp_path / "data_batch_1").write_bytes(b"c_codecs\nencode\nq\x00" + text + b"q\x01" + 65 * again + b".")
+    with pytest.raises(DataError, match=rf"^{tmp_path}/data_batch_1: not a whole or no harmless pickle \(asks for more "
+                                        r"than 256 MiB of text\); fetch the file again$"):
+        read(str(tmp_path))
+
+
+def test_a_batch_too_large_to_be_read_whole_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar_python, "_LARGEST", 1 << 20)
+    (tmp_path / "data_batch_1").write_bytes(bytes((1 << 20) + 1))
+    with pytest.raises(DataError, match=f"^{tmp_path}/data_batch_1: has more than 1 MiB, too many for a batch of "
+                                        "CIFAR; use Parquet$"):
+        read(str(tmp_path))
+
+
+@pytest.mark.parametrize("names", [None, "airplane", [], [1, 2, 3], ["a" * 1001], ["a"] * 65_537])
+def test_unusable_class_names_of_the_python_version_are_refused(tmp_path, cifar, names):
+    write_python(tmp_path, *cifar)
+    (tmp_path / "batches.meta").write_bytes(pickle.dumps({"label_names": names}))
+    with pytest.raises(DataError, match=f"^{tmp_path}/batches.meta: key 'label_names' must be a list of class names; "
+                                        "fetch the file again$"):
+        read(str(tmp_path))
 
 
 def write_mat(file, images, labels, **options):
@@ -199,6 +236,8 @@ MAT_73 = b"MATLAB 7.3 MAT-file, Platform: GLNXA64".ljust(512) + b"\x89HDF\r\n\x1
     ({"X": np.zeros((2, 2, 3, 4)), "y": [1] * 4}, "key 'X' is float64, must be uint8; convert it"),
     ({"X": np.zeros((2, 2, 3, 4), np.uint8), "y": [1] * 3}, "3 labels in 'y' for the 4 images in 'X'; fetch"),
     ({"X": np.zeros((2, 2, 3, 4), np.uint8), "y": [1.5] * 4}, "key 'y' must hold whole numbers, the classes"),
+    ({"X": np.zeros((2, 2, 3, 4), np.uint8), "y": [1j] * 4}, "key 'y' is no array of numbers; convert it"),
+    ({"X": "text", "y": [1]}, "key 'X' is no array of numbers; convert it"),
     ({"X": np.zeros((2, 2, 3, 4), np.uint8), "y": [1, 2, -1, 1]}, "row 2: label -1 is outside the classes 0 to 2"),
 ])
 def test_unusable_matlab_files_are_refused(tmp_path, content, message):
@@ -218,6 +257,26 @@ def test_a_truncated_matlab_file_is_refused(tmp_path, cifar):
         with pytest.raises(DataError, match=f"^{tmp_path}/set.mat: ") as refusal:
             read(str(tmp_path / "set.mat"))
         assert "\n" not in str(refusal.value)
+
+
+def test_matlab_files_of_several_sizes_are_refused(tmp_path, pixels):
+    write_mat(tmp_path / "train_32x32.mat", pixels(2, 32, 32, 3), [1, 2])
+    write_mat(tmp_path / "test_32x32.mat", pixels(2, 32, 30, 3), [1, 2])
+    with pytest.raises(DataError, match=rf"^{tmp_path}/test_32x32.mat: images of shape \(32, 30, 3\), those of "
+                                        r"train_32x32.mat have \(32, 32, 3\); use files of the same set$"):
+        read(str(tmp_path))
+
+
+@pytest.mark.parametrize("key", ["X", "y"])
+def test_damaged_matlab_values_are_refused(tmp_path, cifar, key):
+    write_mat(tmp_path / "set.mat", cifar[0], [1] * 6, do_compression=True)
+    content = bytearray((tmp_path / "set.mat").read_bytes())
+    end_of_x = 136 + struct.unpack_from("<I", content, 132)[0]
+    content[end_of_x - 1 if key == "X" else -1] ^= 1  # in its checksum
+    (tmp_path / "set.mat").write_bytes(content)
+    with pytest.raises(DataError, match=rf"^{tmp_path}/set.mat: not a whole MATLAB file \(Error -3 while decompressing "
+                                        r"data: incorrect data check\); fetch it again$"):
+        read(str(tmp_path / "set.mat"))
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -275,3 +334,79 @@ def test_truncated_and_damaged_npz_files_are_refused(tmp_path, pixels):
         (tmp_path / "set.npz").write_bytes(wrong)
         with pytest.raises(DataError, match=f"^{tmp_path}/set.npz: .*not a whole .npz file .*; fetch it again"):
             read(str(tmp_path / "set.npz"))
+
+
+def npy(shape, content, dtype="|u1", version=(1, 0)):
+    """An array of .npy whose header may say what its content is not."""
+    header = BytesIO()
+    write = {1: np.lib.format.write_array_header_1_0, 2: np.lib.format.write_array_header_2_0}[version[0]]
+    write(header, {"shape": shape, "fortran_order": False, "descr": dtype})
+    return header.getvalue() + content
+
+
+def write_npz(file, images, labels):
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("images.npy", images)
+        archive.writestr("labels.npy", labels)
+
+
+LABELS = npy((2,), bytes(16), "<i8")
+
+
+def test_npy_format_2_is_read(tmp_path):
+    write_npz(tmp_path / "set.npz", npy((2, 4, 4), bytes(range(32)), version=(2, 0)), LABELS)
+    found = read(str(tmp_path / "set.npz"))
+    assert found.images.ravel().tolist() == list(range(32))
+    assert found.labels.tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(("images", "labels", "message"), [
+    (npy((2, 4, 4), bytes(31)), LABELS, "key 'images' ends after 31 of 32 bytes; fetch the file again"),
+    (npy((2, 4, 4), bytes(16)), LABELS, "key 'images' ends after 16 of 32 bytes; fetch the file again"),
+    (npy((2, 4, 4), bytes(33)), LABELS, "key 'images' goes on after its 32 bytes; fetch the file again"),
+    (npy((2, 4, 4), bytes(32)), LABELS[:-1], "key 'labels' ends after 15 of 16 bytes; fetch the file again"),
+    (npy((2, 4, 4), bytes(32)), LABELS + b"1", "key 'labels' goes on after its 16 bytes; fetch the file again"),
+    (b"\x93NUMPY\3\0", LABELS, r"key 'images' is in npy format \(3, 0\), must be 1.0 or 2.0; save it again"),
+    (b"\x93NUMPY\2\0" + struct.pack("<I", 20_000), LABELS,
+     r"key 'images': not a whole .npz file \(a header of 20,000 bytes\); fetch it again"),
+    (npy((1 << 40, 1, 1), b""), npy((1 << 40,), b"", "<i8"), r"key 'labels' needs 16,384.0 GiB of memory by its "
+     "header, [0-9.,]+ GiB are available; split the file or convert it to Parquet, or check that the file is whole"),
+])
+def test_npz_arrays_that_are_not_as_their_headers_say_are_refused(tmp_path, images, labels, message):
+    write_npz(tmp_path / "set.npz", images, labels)
+    with pytest.raises(DataError, match=f"^{tmp_path}/set.npz: {message}$"):
+        read(str(tmp_path / "set.npz"))
+
+
+def test_an_npz_array_beyond_what_a_file_can_have_is_refused(tmp_path):
+    write_npz(tmp_path / "set.npz", npy((2, 4, 4), bytes(32)), LABELS)
+    with zipfile.ZipFile(tmp_path / "set.npz", "a") as archive:
+        archive.getinfo("images.npy").header_offset = 1 << 62
+        archive.writestr("more", "")  # so that the list of files is written again
+    with pytest.raises(DataError, match=rf"^{tmp_path}/set.npz: key 'images': not a whole .npz file \(.*\); fetch it "
+                                        "again$"):
+        read(str(tmp_path / "set.npz"))
+
+
+def test_a_damaged_npz_packed_by_bzip2_is_refused(tmp_path):
+    with zipfile.ZipFile(tmp_path / "set.npz", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("images.npy", npy((2, 4, 4), bytes(32)))
+        archive.writestr("labels.npy", LABELS)
+        entry = archive.getinfo("images.npy")
+    content = bytearray((tmp_path / "set.npz").read_bytes())
+    content[entry.header_offset + 30 + len(entry.filename)] ^= 1  # the first byte packed
+    (tmp_path / "set.npz").write_bytes(content)
+    with pytest.raises(DataError, match=rf"^{tmp_path}/set.npz: key 'images': not a whole .npz file \(Invalid data "
+                                        r"stream\); fetch it again$"):
+        read(str(tmp_path / "set.npz"))
+
+
+def test_a_disk_that_fails_below_an_npz_file_is_told_as_such(tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise OSError(5, "Input/output error")
+
+    write_npz(tmp_path / "set.npz", npy((2, 4, 4), bytes(32)), LABELS)
+    monkeypatch.setattr(np.lib.format, "read_magic", fail)
+    with pytest.raises(DataError, match=rf"^{tmp_path}/set.npz: cannot be read \(Input/output error\); check its "
+                                        "permissions and the disk$"):
+        read(str(tmp_path / "set.npz"))

@@ -1,7 +1,9 @@
 """A folder a class, on disk or in an archive: one set of rows, and each fault refused by name."""
 
+import errno
 import gzip
 import io
+import os
 import re
 import shutil
 import tarfile
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from nfk.data import class_folders
 from nfk.data.decode import Wanted
 from nfk.data.image_set import DataError
 from nfk.data.read import read
@@ -117,6 +120,41 @@ def test_a_linked_class_folder_is_named_a_link(pixels, write_folders):
         read(str(folder))
 
 
+def test_a_class_folder_that_cannot_be_listed_is_named(monkeypatch, pixels, write_folders):
+    folder, scandir = write_folders({"cat/1.png": pixels(1)[0], "dog/1.png": pixels(1)[0]}), os.scandir
+
+    def deny(path):
+        if Path(path).name == "dog":
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    with pytest.raises(DataError, match=f"^{folder}/dog: cannot be read \\(Permission denied\\); check its perm"):
+        read(str(folder))
+
+
+@pytest.mark.parametrize(("bound", "value", "count", "read_at"), [
+    ("_BLOCK_IMAGES", 2, 5, [2, 4, 5]), ("_BLOCK_IMAGES", 2, 4, [2, 4]),
+    ("_BLOCK_BYTES", 100, 3, [1, 2, 3])])  # room for the pixels of three, not for the files of two
+def test_images_are_read_in_blocks_of_bounded_number_and_size(
+        monkeypatch, pixels, encoded, write_folders, bound, value, count, read_at):
+    monkeypatch.setattr(class_folders, bound, value)
+    images, reports = pixels(count), []
+    folder = write_folders({f"cat/{row}.png": encoded(image) + bytes(100) for row, image in enumerate(images)})
+    found = read(str(folder), lambda done, total: reports.append((done, total)))
+    np.testing.assert_array_equal(found.images, images)
+    assert reports == [(done, count) for done in read_at]
+
+
+def test_a_file_too_large_for_an_image_is_refused(monkeypatch, pixels, encoded, write_folders):
+    monkeypatch.setattr(class_folders, "_LARGEST", 1 << 20)
+    content = encoded(pixels(1)[0]).ljust(1 << 20, b"\0")
+    assert len(read(str(write_folders({"cat/1.png": content})))) == 1
+    folder = write_folders({"cat/1.png": content + b"\0"})
+    with pytest.raises(DataError, match=f"^{folder}/cat/1.png: has more than 1 MiB, too many for an image; shrink it"):
+        read(str(folder))
+
+
 def test_files_called_train_among_images_make_no_cifar_of_them(pixels, write_folders):
     folder = write_folders({"cat/1.png": pixels(1)[0], "cat/train": b"notes"})
     with pytest.raises(DataError, match="cat/train: "):
@@ -174,6 +212,71 @@ def test_links_in_a_zip_are_refused(tmp_path):
     write_zip(tmp_path / "set.zip", [(link, b"/etc/passwd")])
     with pytest.raises(DataError, match=r"set.zip: cat/1.png: is a link or no file; put the image itself there"):
         read(str(tmp_path / "set.zip"))
+
+
+@pytest.mark.parametrize("members", [[], [("notes.txt", b"no image")]])
+@pytest.mark.parametrize(("write", "file"), [(write_zip, "set.zip"), (write_tar, "set.tar.gz")])
+def test_an_archive_without_images_is_refused(tmp_path, write, file, members):
+    write(tmp_path / file, members)
+    with pytest.raises(DataError, match=f"^{tmp_path}/{file}: holds no images; put each in a folder named for its"):
+        read(str(tmp_path / file))
+
+
+@pytest.mark.parametrize(("field", "value", "message"), [
+    ("flag_bits", 1, "cat/1.png: is encrypted; decrypt it"),
+    ("filename", "", "a file without a name; fetch it again")])
+def test_encrypted_and_nameless_files_in_a_zip_are_refused(tmp_path, field, value, message):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as archive:
+        archive.writestr("cat/1.png", b"")
+        setattr(archive.getinfo("cat/1.png"), field, value)  # as the directory, written last, will say
+    with pytest.raises(DataError, match=f"^{tmp_path}/set.zip: {message}$"):
+        read(str(tmp_path / "set.zip"))
+
+
+def test_a_zip_cut_at_its_front_is_refused(pixels, write_folders):
+    file = Path(packed(write_folders({"cat/1.png": pixels(1)[0]}), "zip"))
+    with zipfile.ZipFile(file) as archive:
+        first = min(archive.infolist(), key=lambda entry: (entry.is_dir(), entry.header_offset))
+    file.write_bytes(file.read_bytes()[first.header_offset + 1:])
+    with pytest.raises(DataError, match=rf"^{file}: not a whole archive \(.*\); fetch it again$"):
+        read(str(file))
+
+
+def test_a_damaged_zip_packed_by_bzip2_is_refused_and_a_disk_that_fails_is_not_the_zips_fault(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "set.zip", "w", zipfile.ZIP_BZIP2) as archive:
+        archive.writestr("cat/1.png", bytes(99))
+        entry = archive.getinfo("cat/1.png")
+    content = bytearray((tmp_path / "set.zip").read_bytes())
+    content[entry.header_offset + 30 + len(entry.filename)] ^= 1  # the first byte packed
+    (tmp_path / "set.zip").write_bytes(content)
+    with pytest.raises(DataError, match=r"set.zip: not a whole archive \(Invalid data stream\); fetch it again$"):
+        read(str(tmp_path / "set.zip"))
+
+    def fail(*_, **__):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(zipfile.ZipFile, "open", fail)
+    with pytest.raises(DataError, match=r"set.zip: cannot be read \(Input/output error\); check its permissions"):
+        read(str(tmp_path / "set.zip"))
+
+
+@pytest.mark.parametrize("folder_first", [True, False])
+def test_a_folder_in_a_tar_is_not_read_for_the_file_of_its_name(tmp_path, pixels, folder_first):
+    folder = tarfile.TarInfo("data_batch_1.bin")
+    folder.type = tarfile.DIRTYPE
+    image = pixels(1, 32, 32, 3)
+    members = [("data_batch_1.bin", b"\0" + image[0].transpose(2, 0, 1).tobytes()), (folder, b"")]
+    write_tar(tmp_path / "set.tar.gz", members[::-1] if folder_first else members)
+    np.testing.assert_array_equal(read(str(tmp_path / "set.tar.gz")).images, image)
+
+
+def test_an_extended_header_too_large_to_read_whole_is_refused(tmp_path):
+    header = tarfile.TarInfo("cat/1.png")
+    header.pax_headers = {"comment": "a" * (1 << 20)}
+    write_tar(tmp_path / "set.tar.gz", [(header, b"")])
+    message = r"set.tar.gz: not a whole archive \(an extended header of 1,048,5\d\d bytes\); fetch it again$"
+    with pytest.raises(DataError, match=message):
+        read(str(tmp_path / "set.tar.gz"))
 
 
 @pytest.mark.parametrize(("write", "file"), [(write_zip, "set.zip"), (write_tar, "set.tar.gz")])

@@ -71,6 +71,12 @@ def test_decompression_bombs_are_refused_by_their_header():
         decode(png_of_size(9_000, 9_000), where="shard.parquet: row 1", shape=(6, 5, 1))
 
 
+@pytest.mark.filterwarnings("ignore:Image size .* could be decompression bomb")  # as the command line has it
+def test_more_pixels_than_any_image_may_have_are_refused_by_the_header():
+    with pytest.raises(DataError, match=r"row 2: has 9,500 × 9,500 pixels, at most 89,478,485; make it smaller or"):
+        decode(png_of_size(9_500, 9_500), where="shard.parquet: row 2")
+
+
 @settings(deadline=None)
 @given(kind=st.sampled_from(["PNG", "JPEG", "BMP", "WEBP"]), data=st.data())
 def test_damaged_bytes_give_pixels_or_one_line(encoded, kind, data):

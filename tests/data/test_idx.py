@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import array_shapes, arrays
 from nfk.data import idx
 from nfk.data.digest import digest
 from nfk.data.image_set import DataError
-from nfk.data.read import read
+from nfk.data.read import open_source, read
 
 
 def write_set(write_idx, images, labels, suffix=""):
@@ -151,6 +151,14 @@ def test_a_header_of_terabytes_is_refused_before_anything_is_read(tmp_path, writ
     with pytest.raises(DataError, match=r"images-idx3-ubyte.gz: its headers announce 1048576 × 32768 × 32768 "
                                         r"× 1 bytes = 1,048,576\.0 GiB .*; use fewer or smaller images"):
         read(str(tmp_path))
+
+
+def test_a_row_of_more_bytes_than_can_be_asked_for_is_refused(tmp_path, write_idx):
+    (tmp_path / "images-idx3-ubyte").write_bytes(struct.pack(">4I", 0x0803, 1, 2**32 - 1, 2**32 - 1))
+    write_idx("labels-idx1-ubyte", [0])
+    message = f"images-idx3-ubyte: no memory for rows of {(2**32 - 1)**2:,} bytes, as its header announces them; fetch"
+    with pytest.raises(DataError, match=message):
+        next(open_source(str(tmp_path)).blocks())
 
 
 TRAIN = {"train-images-idx3-ubyte": np.zeros((3, 2, 2)), "train-labels-idx1-ubyte": [0, 1, 0]}

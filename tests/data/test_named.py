@@ -34,6 +34,9 @@ class Handler(BaseHTTPRequestHandler):
             self.send_error(404)
             return
         start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and self.ranges else 0
+        if start >= len(self.files[self.path]):
+            self.send_error(416)
+            return
         content = self.files[self.path][start:]
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(content)))
@@ -115,6 +118,16 @@ def test_what_is_cut_too_often_goes_on_in_the_next_run(tmp_path, server):
     server.log.clear()
     np.testing.assert_array_equal(read.read("mnist").images[..., 0], server.images)
     assert server.log[0] == (IMAGES, f"bytes={5 * step}-")
+
+
+@pytest.mark.parametrize("beyond", [b"", b"of another file"])
+def test_a_part_that_leaves_nothing_to_send_is_fetched_anew(tmp_path, server, beyond):
+    content = server.files[IMAGES] + beyond
+    (tmp_path / "cache/mnist").mkdir(parents=True)
+    (tmp_path / "cache/mnist/.train-images-idx3-ubyte.gz.part").write_bytes(content)
+    np.testing.assert_array_equal(read.read("mnist").images[..., 0], server.images)
+    assert server.log[:2] == [(IMAGES, f"bytes={len(content)}-"), (IMAGES, None)]
+    assert kept(tmp_path) == sorted(path[1:] for path in server.files)
 
 
 def test_a_server_that_knows_no_ranges_sends_all_again(monkeypatch, server):

@@ -192,3 +192,13 @@ def test_a_flipped_bit_in_a_checksummed_page_is_refused(tmp_path, pixels, encode
     (tmp_path / "train.parquet").write_bytes(content)
     with pytest.raises(DataError, match=r"train.parquet: not a whole Parquet file .*(crc|CRC)"):
         read(str(tmp_path))
+
+
+def test_labels_without_any_image_are_refused(tmp_path):
+    table = pa.table({"image": [{"bytes": b"image"}] * 5, "label": [0] * 5})
+    pq.write_table(table, tmp_path / "train.parquet", compression="none", use_dictionary=False)
+    content = bytearray((tmp_path / "train.parquet").read_bytes())
+    content[content.index(b"\x2c\x15\x0a") + 2] = 0  # of the first page, the images': it has no values in place of 5
+    (tmp_path / "train.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=f"^{tmp_path}/train.parquet: 5 labels and no image; fetch it again$"):
+        read(str(tmp_path))

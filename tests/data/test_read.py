@@ -39,6 +39,13 @@ def test_both_formats_in_one_folder_are_refused(tmp_path, pixels, write_idx, wri
         read(str(tmp_path))
 
 
+def test_several_archives_in_one_folder_are_refused(tmp_path):
+    for name in ("b.zip", "a.zip"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(DataError, match=f"^{tmp_path}: holds several zip files, a.zip first; give the path of one$"):
+        read(str(tmp_path))
+
+
 @pytest.mark.parametrize("content", [b"", b"a picture of a cat", b"\x1f\x8bnot gzip at all"])
 def test_a_file_of_another_format_is_refused(tmp_path, content):
     (tmp_path / "cat.jpg").write_bytes(content)

@@ -1,5 +1,6 @@
 """Rows in another order through a file: the rows asked for, each once, in blocks of the size asked for."""
 
+import os
 import shutil
 from collections import namedtuple
 
@@ -52,3 +53,13 @@ def test_more_than_the_disk_has_is_refused_before_anything_is_read(monkeypatch, 
     with pytest.raises(DataError, match=r"^made here: 11 images of 6 × 5 × 1 need 0.0 GiB beside their store, 0.0 GiB"):
         next(in_order(made, np.arange(11), 9, tmp_path))
     assert len(next(in_order(made, np.arange(10), 9, tmp_path))) == 9
+
+
+def test_images_that_are_lost_from_the_file_are_missed(monkeypatch, tmp_path, pixels):
+    files, nameless = [], reorder.durable.nameless
+    monkeypatch.setattr(reorder.durable, "nameless", lambda folder: files.append(nameless(folder)) or files[0])
+    blocks = in_order(source(pixels(10), [5]), np.arange(10), 4, tmp_path)
+    next(blocks)
+    os.truncate(files[0].handle, 7 * 30)
+    with pytest.raises(DataError, match=f"^made here: only some of its images could be kept in {tmp_path}; run again$"):
+        next(blocks)

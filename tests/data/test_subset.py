@@ -18,7 +18,7 @@ LABELS = np.array([0, 1, 2, 2, 1, 0, 0, 1, 2, 1], np.int32)
 
 def source(test_from=6):
     def blocks():
-        for rows in ([7, 0, 3], [9, 8, 5, 1], [2, 4, 6]):
+        for rows in ([7, 0, 3], [9, 1], [8, 5], [2, 4, 6]):
             yield Block(np.array(rows), IMAGES[rows])
 
     return Source(Path("pets"), (1, 1, 1), LABELS, ("ant", "bee", "cow"), "pets", "0" * 64, test_from, blocks)
@@ -31,6 +31,11 @@ def test_rows_labels_and_parts_are_those_of_the_classes(test_from, boundary):
     assert found.labels.tolist() == [1, 0, 0, 1, 1, 0]
     assert found.class_names == ("cow", "ant")
     assert found.test_from == boundary
+
+
+def test_blocks_without_the_classes_are_passed_over():
+    found = of_classes(source(), ("ant",))
+    assert [block.rows.tolist() for block in found.blocks()] == [[0], [1], [2]]
 
 
 def test_it_splits_like_any_source():
