@@ -14,7 +14,7 @@ import psutil
 import requests
 from packaging.requirements import Requirement
 
-from nfk import store, tracking
+from nfk import dvc_lock, store, tracking
 from nfk.data.named import SETS, cache_folder
 from nfk.params import PARAMS_FILE, Params, ParamsError, load
 from nfk.stages import workspace
@@ -117,10 +117,10 @@ def _repository() -> Iterator[Finding]:
     if not Path(".dvc").is_dir():
         yield Finding("fault", "dvc", "no .dvc here", "run from the project's folder, or `dvc init`")
         return
-    lock = Path(".dvc/tmp/rwlock")
+    lock = dvc_lock.RWLOCK
     if lock.exists() and not lock.read_bytes().strip():
         yield Finding("fault", "dvc", f"{lock} is empty, left by a DVC that was killed",
-                      f"rm {lock}, once no DVC runs here")
+                      f"`nfk repro` removes it; or rm {lock}, once no DVC runs here")
     else:
         yield Finding("ok", "dvc", "repository here" if tracking.LOCK_FILE.exists() else "repository here, nothing run")
 

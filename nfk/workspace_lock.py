@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from nfk import durable
+from nfk import durable, dvc_lock
 
 LOCK_FILE = Path(".nfk/pipeline.lock")
 _held: ContextVar[dict[Path, int]] = ContextVar("held", default={})  # noqa: B039 - never changed, only replaced
@@ -29,6 +29,8 @@ def workspace_lock(path: Path = LOCK_FILE) -> Iterator[int]:
     if this process is killed, the next pipeline is refused until the stage left running has ended. The system
     frees the lock with the last holder, so that no stale lock is possible; the file stays. Inside the block of a
     holder, as in a flow that a flow calls, it is the holder's own.
+
+    The whole workspace (LOCK_FILE) is also refused while a `dvc` that someone runs by hand writes in it.
     """
     place = path.resolve()
     if (own := _held.get().get(place)) is not None:
@@ -40,6 +42,8 @@ def workspace_lock(path: Path = LOCK_FILE) -> Iterator[int]:
         except BlockingIOError:
             lock.seek(0)
             raise WorkspaceBusy(_who(lock.read().decode(errors="replace").strip(), path)) from None
+        if path == LOCK_FILE and (by_hand := dvc_lock.other_dvc()):
+            raise WorkspaceBusy(f"{by_hand}, works in this workspace; wait for it, or end it")
         lock.truncate(0)
         lock.write(str(os.getpid()).encode())
         token = _held.set({**_held.get(), place: lock.fileno()})
