@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import sys
 from datetime import UTC, datetime
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -22,6 +23,7 @@ from flows.results import publish_figures, publish_lineage, publish_metrics
 from flows.stage_order import stage_order
 from nfk import params as parameters
 from nfk import tracking
+from nfk.stages.changed import changed_modules
 from nfk.workspace_lock import WorkspaceBusy, workspace_lock
 
 FAILED, REFUSED, UNTRACKED = 1, 2, 3  # exit statuses; the last: results are whole, but records wait
@@ -61,8 +63,12 @@ def pipeline(options: PipelineOptions = PipelineOptions()) -> None:  # noqa: B00
         status: tracking.Status = "KILLED"
         try:
             for stage in stages:
-                task(stage, force=options.force or stage in options.always, seconds=options.stage_seconds, held=(lock,),
-                     environment={tracking.ENVIRONMENT_VARIABLE: pipeline_run})
+                run = partial(task, stage, seconds=options.stage_seconds, held=(lock,),
+                              environment={tracking.ENVIRONMENT_VARIABLE: pipeline_run})
+                run(force=options.force or stage in options.always)
+                # now that DVC has made the network, or brought one back: is it that of today's module?
+                if stage in {f"pretrain@{family}" for family in changed_modules(params)}:
+                    run(force=True)
             publish_metrics()
             publish_figures()
             publish_lineage(pipeline_run, stages)

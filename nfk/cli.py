@@ -6,10 +6,9 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
+import warnings
 import webbrowser
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Literal, NoReturn, cast
 
@@ -284,29 +283,10 @@ def repro(stages: Annotated[list[str] | None, typer.Argument(
     `dvc repro`, as one MLflow pipeline run."""
     from nfk import tracking
     from nfk.params import load
-    from nfk.stages import workspace
-    from nfk.workspace_lock import workspace_lock
+    from nfk.repro import reproduce
 
-    settings, started = load(), datetime.now(UTC)
-    pipeline_run = tracking.new_pipeline_run_id()
-    environment = os.environ | {
-        tracking.ENVIRONMENT_VARIABLE: pipeline_run,
-        # stages are `nfk ...`: the one beside this interpreter
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}",
-    }
-    command = [sys.executable, "-m", "dvc", "repro", *(stages or []), *(["--force"] if force else []),
-               *(["--quiet"] if os.environ.get(progress_of_jobs.VARIABLE) == "none" else [])]
-    status: tracking.Status = "KILLED"
-    with workspace_lock() as lock:  # dvc holds it too, should this process be killed; who is refused was no run
-        try:
-            code = subprocess.run(command, env=environment, pass_fds=[lock]).returncode
-            status = "FINISHED" if code == 0 else "FAILED"
-        finally:
-            if status != "FINISHED" or workspace.stages_since(started.timestamp()):
-                tracking.finish(pipeline_run, settings.tracking, status=status, started=started)
-            elif tracking.pending():  # of a run that was killed before its end
-                tracking.catch_up(settings.tracking)
-    if code != 0:
+    settings = load()
+    if not reproduce(settings, stages or (), force=force):
         raise typer.Exit(EXIT_FAILED)
     _say_where(tracking.redact(tracking.tracking_uri(settings.tracking)))
     if tracking.pending():
@@ -448,6 +428,7 @@ def track_status() -> None:
 
 def main() -> None:
     """Run the command line; a refusal is one line on stderr, `--debug` shows the trace too."""
+    warnings.filterwarnings("ignore", message="Image size .* could be decompression bomb")  # nfk.data says so itself
     debug = "--debug" in sys.argv
     if debug:
         sys.argv.remove("--debug")

@@ -23,7 +23,7 @@ FAMILIES = "families: {gan: {model: dcgan}, vae: {model: conv_vae}}\n"
 def nfk(*arguments, folder, **environment):
     given = {key: value for key, value in os.environ.items() if key not in ("NFK_PROGRESS", "MLFLOW_TRACKING_URI")}
     return subprocess.run([*COMMAND, *arguments], cwd=folder, text=True, capture_output=True,
-                          env=given | {"COLUMNS": "80"} | environment, timeout=120)
+                          env=given | {"COLUMNS": "80"} | environment, timeout=600)
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def _assemble(card: dict[str, Any], named: dict[str, np.ndarray], path: Path) ->
     if isinstance(config, CustomParams):
         if source_digest(config.model) != card.get("source"):
             raise ModelError(f"{path.parent}: the file of {config.model} is not the one this network was made with; "
-                             "run the pretrain stage again (`nfk repro --force`), or bring the file back")
+                             "run the pretrain stage again (`nfk repro` does), or bring the file back")
         custom = Custom.initial(config, shape, classes)
         return custom.with_variables(_arranged(custom.variables, named, card, path))
     kind = MODELS[card["model"]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -50,21 +52,44 @@ pathlib.Path(f"{family}.txt").write_text(family)
 PARAMS = "families: {gan: {model: dcgan}, vae: {model: conv_vae}}\n"
 
 
+@pytest.fixture(scope="session")
+def _first_workspace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Made once, since each `dvc` takes seconds to start."""
+    folder = tmp_path_factory.mktemp("first-workspace")
+    for name, text in (("dvc.yaml", DVC_YAML), ("fit.py", FIT), ("params.yaml", PARAMS)):
+        (folder / name).write_text(text)
+    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+    # DVC's daemons would hold the workspace's lock for a while after it
+    (folder / ".dvc/config").write_text("[core]\n    analytics = false\n    check_update = false\n")
+    for command in (["add", "."], ["-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "start"]):
+        subprocess.run(["git", *command], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
 @pytest.fixture
-def workspace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def workspace(_first_workspace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in ("NFK_PIPELINE_RUN", "MLFLOW_TRACKING_URI"):
         monkeypatch.delenv(name, raising=False)
-    for name, text in (("dvc.yaml", DVC_YAML), ("fit.py", FIT), ("params.yaml", PARAMS)):
-        (tmp_path / name).write_text(text)
-    for command in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"],
-                    # DVC's daemons would hold the workspace's lock for a while after it
-                    *([sys.executable, "-m", "dvc", "config", "-q", f"core.{key}", "false"]
-                      for key in ("analytics", "check_update")),
-                    ["git", "add", "."],
-                    ["git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "start"]):
-        subprocess.run(command, check=True, capture_output=True)
+    shutil.copytree(_first_workspace, tmp_path, dirs_exist_ok=True)
     return tmp_path
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _prefect_speaks_to_the_test_that_runs() -> Iterator[None]:
+    """Its handlers keep the stream of the test in which they were made."""
+    from prefect.logging.handlers import PrefectConsoleHandler
+
+    emit = PrefectConsoleHandler.emit
+
+    def emit_here(handler: PrefectConsoleHandler, record: logging.LogRecord) -> None:
+        handler.console.file = sys.stderr
+        emit(handler, record)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PrefectConsoleHandler, "emit", emit_here)
+        yield
 
 
 @pytest.fixture(scope="session")

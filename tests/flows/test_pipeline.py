@@ -29,7 +29,7 @@ def run(**options: Any) -> None:
 
 
 def wait_for(path: Path, process: subprocess.Popen[Any] | None = None) -> str:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 600
     while not (path.exists() and path.read_text()):
         assert time.monotonic() < deadline and (process is None or process.poll() is None), path
         time.sleep(0.1)
@@ -45,7 +45,7 @@ def alive(pid: int) -> bool:
 
 def assert_all_ended(workspace: Path) -> None:
     pids = [int(pid) for pid in (workspace / "pids").read_text().split()]
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while any(map(alive, pids)) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert [pid for pid in pids if alive(pid)] == []
@@ -80,7 +80,8 @@ def test_the_whole_pipeline_and_then_a_failing_stage(workspace: Path,
     with get_client(sync_client=True) as prefect:
         flow_run = prefect.read_flow_run(pipeline_run.removeprefix("prefect-"))
         assert flow_run.state is not None and flow_run.state.is_completed()
-        artifacts = {artifact.key: artifact.data for artifact in prefect.read_artifacts()}
+        artifacts = {artifact.key: artifact.data for artifact in prefect.read_artifacts()  # other tests' flows, too
+                     if artifact.flow_run_id == flow_run.id}
     assert json.loads(artifacts["nfk-metrics"])[0]["accuracy"] == 0.9
     assert "| report | report.txt | `md5:" in artifacts["nfk-lineage"]
     assert artifacts["nfk-accuracy-gan"] == "data:image/png;base64,YSBmaWd1cmU="
@@ -132,12 +133,12 @@ def test_a_second_flow_is_refused_and_an_ended_flow_leaves_no_process(workspace:
                    if any(file.path.endswith(".nfk/pipeline.lock") for file in process.open_files())]
         assert first.pid in holders and len(holders) == 2  # DVC too, so that it counts if the flow is killed
         second = start(api=prefect_server)
-        said, _ = second.communicate(timeout=60)
+        said, _ = second.communicate(timeout=600)
         assert second.returncode == 2
         assert said.splitlines() == [f"a pipeline already runs in this workspace, process {first.pid} "
                                      "(.nfk/pipeline.lock); wait for it, or end it"]
         first.send_signal(signal.SIGTERM)
-        said, _ = first.communicate(timeout=60)
+        said, _ = first.communicate(timeout=600)
         assert first.returncode != 0
         assert "fit@vae" in said and "records that wait for the tracker: 1;" in said
         assert_all_ended(workspace)
@@ -162,7 +163,7 @@ def test_without_a_tracker_results_are_whole_and_the_exit_status_says_so(
 def test_wrong_options_are_refused_before_anything_starts(
         workspace: Path, arguments: list[str], said: str, prefect_server: str) -> None:
     process = start(*arguments, api=prefect_server)
-    output, _ = process.communicate(timeout=60)
+    output, _ = process.communicate(timeout=600)
     assert (process.returncode, output.strip()) == (2, said)
 
 
