@@ -20,6 +20,7 @@ from nfk.study_params import NETWORKS, STUDIES, AnyStudy
 
 PARAMS_FILE = Path("params.yaml")
 _MOST_NODES, _DEEPEST = 100_000, 40
+_MOST_CHARACTERS, _MOST_BRACKETS, _MOST_BITS = 1 << 16, 500, 1024
 
 
 class ParamsError(ValueError):
@@ -209,16 +210,20 @@ def load(path: Path | str = PARAMS_FILE) -> Params:
 
     path = Path(path)
     try:
-        content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ParamsError(f"{path}: no such file; run from the project's folder") from None
+    except UnicodeDecodeError as error:
+        raise ParamsError(f"{path}: not valid YAML: {error}") from None
+    _check_size(text, path)
+    try:
+        content = YAML(typ="safe", pure=True).load(text)
     except RecursionError:
         raise ParamsError(f"{path}: not valid YAML: nested too deeply") from None
     except (YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:  # a tag's text that is none of its
         raise ParamsError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
         raise ParamsError(f"{path}: expected sections, found {type(content).__name__}")
-    _check_plain(content, path)
     checked = parse(content, source=str(path))
     if absent := next((name for name in _followed(path.with_name("dvc.yaml")) if name not in content), None):
         raise ParamsError(f"{path}: {absent}: missing, and DVC follows it; add {absent}: "
@@ -226,20 +231,31 @@ def load(path: Path | str = PARAMS_FILE) -> Params:
     return checked
 
 
-def _check_plain(content: Any, path: Path) -> None:
-    """ParamsError for what JSON has not: keys that are no text, a node within itself, and aliases of aliases, of which
-    a few lines make more nodes than fit memory."""
+def _check_size(text: str, path: Path) -> None:
+    """ParamsError for what the parser, whose time goes with the square of the levels, would take seconds for."""
+    brackets = text.count("[") + text.count("{")
+    for found, most, what in ((len(text), _MOST_CHARACTERS, "characters"), (brackets, _MOST_BRACKETS, "[ and {")):
+        if found > most:
+            raise ParamsError(f"{path}: {found:,} {what}, at most {most:,}; write fewer")
+
+
+def _check_plain(content: Any, source: str) -> None:
+    """ParamsError for what JSON has not: keys that are no text, numbers too long to be written in decimal, a node
+    within itself, and aliases of aliases, of which a few lines make more nodes than fit memory."""
     left, waiting = _MOST_NODES, [(content, 0)]
     while waiting:
         node, depth = waiting.pop()
         left -= 1
         if left < 0 or depth > _DEEPEST:
-            raise ParamsError(f"{path}: more than {_MOST_NODES:,} values or {_DEEPEST} levels, aliases counted each "
+            raise ParamsError(f"{source}: more than {_MOST_NODES:,} values or {_DEEPEST} levels, aliases counted each "
                               "time; write fewer")
         if isinstance(node, dict):
             if others := [key for key in node if not isinstance(key, str)]:
-                raise ParamsError(f"{path}: key {others[0]!r} is no text; put it in quotes")
+                raise ParamsError(f"{source}: key {others[0]!r} is no text; put it in quotes")
             waiting += [(value, depth + 1) for value in node.values()]
+        elif isinstance(node, int) and node.bit_length() > _MOST_BITS:
+            raise ParamsError(f"{source}: a whole number of {node.bit_length():,} bits, at most {_MOST_BITS:,}; "
+                              "write a smaller one")
         elif isinstance(node, list | tuple | set):
             waiting += [(value, depth + 1) for value in node]
 
@@ -247,19 +263,28 @@ def _check_plain(content: Any, path: Path) -> None:
 def _followed(pipeline: Path) -> list[str]:
     """The sections that stages of dvc.yaml depend on, or are made for each entry of: DVC wants them written out."""
     from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     if not pipeline.exists():
         return []
-    stages = YAML(typ="safe", pure=True).load(pipeline.read_text(encoding="utf-8")).get("stages", {})
-    named = {key.partition(".")[0] for stage in stages.values() for key in stage.get("do", stage).get("params", [])
-             if isinstance(key, str)}
-    named |= {stage["foreach"].removeprefix("${").removesuffix("}") for stage in stages.values()
-              if isinstance(stage.get("foreach"), str)}
+    try:
+        content = YAML(typ="safe", pure=True).load(pipeline.read_text(encoding="utf-8")) or {}
+        stages = content.get("stages") or {}
+        named = {key.partition(".")[0] for stage in stages.values() for key in stage.get("do", stage).get("params", [])
+                 if isinstance(key, str)}
+        named |= {stage["foreach"].removeprefix("${").removesuffix("}") for stage in stages.values()
+                  if isinstance(stage.get("foreach"), str)}
+    except RecursionError:
+        raise ParamsError(f"{pipeline}: nested too deeply; write it flatter") from None
+    except (YAMLError, ValueError, TypeError, AttributeError, LookupError) as error:
+        raise ParamsError(f"{pipeline}: is no pipeline that DVC could run ({' '.join(str(error).split())}); correct it"
+                          ) from None
     return [name for name in Params.model_fields if name in named]
 
 
-def parse(content: dict[str, Any], source: str = "params") -> Params:
+def parse(content: dict[Any, Any], source: str = "params") -> Params:
     """Check a mapping as `load` checks the file."""
+    _check_plain(content, source)
     try:
         # JSON mode, so that YAML's lists become tuples under strict types
         return Params.model_validate_json(json.dumps(content, default=str))
@@ -273,17 +298,28 @@ def schema() -> dict[str, Any]:
     return Params.model_json_schema()
 
 
+def _place(parts: tuple[Any, ...]) -> list[Any]:
+    """Where a fault is, without pydantic's names for the branches of the unions: by their place, as keys, families and
+    studies may have the same names."""
+    match parts:
+        case ("families", name, "shipped", _, *rest) | ("families", name, "shipped" | "custom", *rest):
+            return ["families", name, *rest]
+        case ("studies", name, _, key, _, *rest) if key in NETWORKS:
+            return ["studies", name, key, *rest]
+        case ("studies", name, study, *rest) if study in STUDIES:
+            return ["studies", name, *rest]
+    return list(parts)
+
+
 def _explain(fault: Any, content: dict[str, Any]) -> str:
-    location = list(fault["loc"])
-    if location[0:1] == ["families"]:  # without pydantic's names for the branches of the unions
-        location[2:4] = [part for part in location[2:4] if part not in ("shipped", "custom", *MODEL_PARAMS)]
-    elif location[0:1] == ["studies"]:
-        location[2:] = [part for part in location[2:] if part not in (*STUDIES, *MODEL_PARAMS)]
+    location = _place(fault["loc"])
     key = ".".join(str(part) for part in location)
+    if fault["type"] == "json_invalid":
+        return "half a character (\\ud800 to \\udfff) in a text; write the whole character"
     if fault["type"] == "extra_forbidden":
         allowed = _allowed_keys(location[:-1], content)
         return f"{key}: unknown key{did_you_mean(str(location[-1]), allowed)}; allowed: {', '.join(sorted(allowed))}"
-    if fault["type"].startswith("union_tag_") and location[-1] in NETWORKS:
+    if fault["type"].startswith("union_tag_") and location[0] == "studies" and len(location) > 2:
         found, kinds = fault["input"].get("model"), NETWORKS[location[-1]]
         guess = did_you_mean(found, kinds) if isinstance(found, str) else ""
         return f"{key}.model={found!r}: no classifier that learns here{guess}; allowed: {', '.join(kinds)}"
@@ -292,15 +328,11 @@ def _explain(fault: Any, content: dict[str, Any]) -> str:
         guess = did_you_mean(found, STUDIES) if isinstance(found, str) else ""
         return f"{key}.study={found!r}: unknown study{guess}; allowed: {', '.join(STUDIES)}"
     if fault["type"].startswith("union_tag_"):
-        models, own = list(MODEL_PARAMS), ", or module:function of your own"
-        if location[0] == "studies":  # networks that a study trains itself: a few of them
-            kind = STUDIES[content["studies"][location[1]]["study"]]
-            models, own = [one.model_fields["model"].default for one in get_args(
-                kind.model_fields[location[2]].annotation)], ""
         if fault["type"] == "union_tag_not_found":
-            return f"{key}.model: missing; allowed: {', '.join(models)}"
+            return f"{key}.model: missing; allowed: {', '.join(MODEL_PARAMS)}"
         found = fault["ctx"]["tag"]
-        return f"{key}.model={found!r}: unknown model{did_you_mean(found, models)}; allowed: {', '.join(models)}{own}"
+        return (f"{key}.model={found!r}: unknown model{did_you_mean(found, MODEL_PARAMS)}; allowed: "
+                f"{', '.join(MODEL_PARAMS)}, or module:function of your own")
     if fault["type"] == "value_error":
         message = str(fault["ctx"]["error"])
         if not location:
@@ -330,5 +362,6 @@ def _allowed_keys(location: list[Any], content: dict[str, Any]) -> set[str]:
         elif section is Params and part in ("families", "theta", "studies"):
             continue
         else:
-            section = section.model_fields[part].annotation
+            annotation = section.model_fields[part].annotation
+            section = next(iter(get_args(annotation)), annotation)  # of SECTION | None the section
     return set(section.model_fields)
