@@ -13,6 +13,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -84,7 +85,10 @@ class StoreWriter:
         self, name: str, shape: tuple[int, ...], dtype: Any, *, compress: bool = False, share: int | None = None
     ) -> Any:
         """An empty array, sharded by rows, every chunk under CRC-32C. Writers must own whole shards: with `share` a
-        shard ends at each multiple of so many rows."""
+        shard ends at each multiple of so many rows.
+
+        A shard's file is `right/c.0.0`, not `right/c/0/0`: MLflow's client loses a file that lies alone in a folder of
+        its own name when it downloads from a server (`HttpArtifactRepository.list_artifacts`)."""
         import zarr
         from zarr.codecs import Crc32cCodec, ZstdCodec
 
@@ -93,6 +97,7 @@ class StoreWriter:
         return self._group.create_array(
             name, shape=shape, dtype=np.dtype(dtype), chunks=chunks, shards=shards,
             compressors=[*codecs, Crc32cCodec()], fill_value=0,
+            chunk_key_encoding={"name": "default", "separator": "."},
             config=zarr.core.array_spec.ArrayConfig.from_dict({"write_empty_chunks": True}))
 
     def put(self, name: str, values: np.ndarray, *, compress: bool = False) -> None:
@@ -279,7 +284,7 @@ class _Array:
         return getattr(self._array, name)
 
     def __len__(self) -> int:
-        return len(self._array)
+        return int(self._array.shape[0])
 
     def __getitem__(self, rows: Any) -> Any:
         with _told(self._path, f"array {self._name}"):
@@ -331,7 +336,7 @@ def _check_array(path: Path, name: str, array: Any, manifest: dict[str, Any]) ->
     """StoreError unless an array is as the manifest says, with as many files as its shape asks for."""
     listed = manifest["arrays"][name]
     extents = array.shards or array.chunks
-    files = sum(file.startswith(f"{name}/c/") for file in manifest["files"]) + (f"{name}/c" in manifest["files"])
+    files = sum(file == f"{name}/c" or file.startswith((f"{name}/c.", f"{name}/c/")) for file in manifest["files"])
     wanted = math.prod(-(-extent // shard) for extent, shard in zip(array.shape, extents, strict=True))
     if listed.get("shape") != list(array.shape) or listed.get("dtype") != str(array.dtype) or files != wanted:
         raise StoreError(f"{path}: array {name} is {array.dtype} of shape {array.shape} in {files:,} files, the "
@@ -341,8 +346,8 @@ def _check_array(path: Path, name: str, array: Any, manifest: dict[str, Any]) ->
 
 def _called(name: str) -> str:
     """A file of a store by what it holds."""
-    array, is_chunk, chunk = name.partition("/c/")
-    return f"array {array}, chunk {chunk}: {name}" if is_chunk else name
+    found = re.fullmatch(r"(.+)/c[./](.+)", name)  # with folders as stores were written before
+    return f"array {found[1]}, chunk {found[2]}: {name}" if found else name
 
 
 def _absent(path: Path, name: str) -> StoreError:

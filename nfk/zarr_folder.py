@@ -47,7 +47,9 @@ class WholeFolder(LocalStore):
     async def get(
         self, key: str, prototype: BufferPrototype | None = None, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
-        found = await super().get(key, prototype, byte_range)
+        return self._there(key, await super().get(key, prototype, byte_range))
+
+    def _there(self, key: str, found: Buffer | None) -> Buffer | None:
         if found is None and key in self._files:
             raise self._absent(key)
         return found
