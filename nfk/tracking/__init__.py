@@ -39,7 +39,8 @@ __all__ = [
 os.environ["MLFLOW_ALLOW_PICKLE_DESERIALIZATION"] = "false"
 os.environ["MLFLOW_DISABLE_TELEMETRY"] = "true"
 
-_BETWEEN_SENDINGS = 60.0  # seconds in which a stage's record may wait for the next
+# in which a stage's record may wait for the next: seconds, and at most this share of a run goes into sending
+_BETWEEN_SENDINGS, _SHARE = 60.0, 1 / 20
 
 
 def log(record: StageRecord, params: TrackingParams) -> bool:
@@ -49,14 +50,14 @@ def log(record: StageRecord, params: TrackingParams) -> bool:
     parent run up to date, since nothing of ours runs after the last of them; the hashes of that last stage
     are then missing, because DVC writes them once it has ended. Costs about 3 s.
 
-    Where `finish` will come and the tracker heard of this workspace in the last minute, a stage that succeeded waits in
-    the spool, silently, for the next sending: that of a later stage, or `finish`.
+    Where `finish` will come and the tracker heard of this workspace in the last minute, or in twenty times what that
+    took, a stage that succeeded waits in the spool, silently, for the next sending: that of a later stage, or `finish`.
     """
     records: list[Record] = [record.model_copy(update={"tags": provenance() | record.tags})]
     finished_by_us = record.pipeline_run is not None and not nobody_finishes(record.pipeline_run)
     if record.pipeline_run is not None and not finished_by_us:
         records.append(_pipeline_record(record.pipeline_run, record.status, record.started, {}))
-    may_wait = finished_by_us and record.status == "FINISHED" and spool.sent_within(_BETWEEN_SENDINGS)
+    may_wait = finished_by_us and record.status == "FINISHED" and spool.sent_lately(_BETWEEN_SENDINGS, _SHARE)
     return _log(records, params, with_waiting=finished_by_us, may_wait=may_wait)
 
 

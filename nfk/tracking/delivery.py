@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -49,13 +50,14 @@ def deliver(entries: list[Path] | None, params: TrackingParams, *, patient: bool
             waiting = [path for path in spool.entries() if entries is None or path in entries]
             if not waiting:
                 return Delivery(0, 0, None)
+            started = time.monotonic()
             faults, end = _run_sender(waiting, params, _PATIENT_ENTRY_SECONDS if patient else _ENTRY_SECONDS)
             sent = [path for path in waiting if path in faults and faults[path] is None]
             for path in sent:
                 spool.remove(path)
             if sent:
                 with suppress(OSError):  # then the next stage sends at once
-                    spool.mark_sent()
+                    spool.mark_sent(time.monotonic() - started)
     except (spool.SpoolBusy, OSError) as error:
         return Delivery(0, len(entries) if entries is not None else len(spool.entries()), redact(str(error)))
     left = len(waiting) - len(sent)

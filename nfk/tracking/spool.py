@@ -95,16 +95,18 @@ def sending(wait: float) -> Iterator[None]:
         yield
 
 
-def mark_sent() -> None:
-    """Note that the tracker took something now."""
-    durable.write(SPOOL / _SENT, b"")
+def mark_sent(took: float) -> None:
+    """Note that the tracker took something now, in `took` seconds."""
+    durable.write(SPOOL / _SENT, str(took).encode())
 
 
-def sent_within(seconds: float) -> bool:
-    """Whether the tracker took something in the last `seconds`."""
+def sent_lately(seconds: float, share: float) -> bool:
+    """Whether the tracker took something in the last `seconds`, or in so many more that sending again now would take
+    more than this `share` of the time."""
     try:
-        return 0 <= time.time() - (SPOOL / _SENT).stat().st_mtime < seconds
-    except OSError:
+        note = SPOOL / _SENT
+        return 0 <= time.time() - note.stat().st_mtime < max(seconds, float(note.read_text() or 0) / share)
+    except (OSError, ValueError):
         return False
 
 

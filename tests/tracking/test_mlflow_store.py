@@ -135,8 +135,11 @@ def test_short_stages_share_a_sending(client: MlflowClient, store: Path, record:
     assert tracking.log(record(stage="embed"), PARAMS)
     assert "embed@gan" in runs(client)
     minute_ago = time.time() - 61
-    os.utime(spool.SPOOL / ".sent", (minute_ago, minute_ago))
-    assert tracking.log(record(stage="evaluate", pipeline_run="p"), PARAMS)
+    for took, waits in (("4", True), ("2.9", False)):  # twenty times as long are 80 s, and 58 s
+        (spool.SPOOL / ".sent").write_text(took)
+        os.utime(spool.SPOOL / ".sent", (minute_ago, minute_ago))
+        assert tracking.log(record(stage="evaluate", pipeline_run="p"), PARAMS)
+        assert (tracking.pending() == 1) is waits
     assert capsys.readouterr().err == ""
 
 
