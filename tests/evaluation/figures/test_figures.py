@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from matplotlib import rcParams
@@ -122,34 +124,81 @@ def test_singular_values_and_residuals_share_the_modes():
     assert len(spectrum.singular_values(np.ones(2), np.ones(2)).axes[1].lines) == 1
 
 
+def corners(image):
+    """Left and top of an image, in inches."""
+    left, _, _, top = image.get_extent()
+    return left, top
+
+
 def test_samples_are_in_reading_order():
     given = RNG.uniform(size=(5, 4, 4, 1)).astype(np.float32)
-    shown = [axes.images[0].get_array() for axes in images.samples(given, columns=3).axes if axes.images]
-    np.testing.assert_allclose(shown, given[..., 0])
+    [axes] = images.samples(given, columns=3).axes
+    np.testing.assert_allclose([image.get_array() for image in axes.images], given[..., 0])
+    places = [tuple(np.round(np.subtract(corners(image), corners(axes.images[0])) / images.CELL, 6))
+              for image in axes.images]
+    assert places == [(0, 0), (1, 0), (2, 0), (0, 1), (1, 1)]
 
 
-def test_colour_images_stay_coloured():
-    given = RNG.uniform(size=(2, 4, 4, 3)).astype(np.float32)
-    assert images.samples(given).axes[0].images[0].get_array().shape == (4, 4, 3)
+def test_colour_images_stay_coloured_and_in_proportion():
+    given = RNG.uniform(size=(2, 4, 8, 3)).astype(np.float32)
+    [shown, _] = images.samples(given).axes[0].images
+    assert shown.get_array().shape == (4, 8, 3)
+    left, right, bottom, top = shown.get_extent()
+    assert right - left == pytest.approx(2 * (bottom - top))
 
 
 def test_component_ends_show_the_chosen_images():
     given = RNG.uniform(size=(9, 4, 4, 1)).astype(np.float32)
     ends = Extremes(largest=np.array([[0, 1], [2, 3]]), smallest=np.array([[4, 5], [6, 7]]))
-    figure = images.component_ends(given, ends)
-    shown = [axes.images[0].get_array() for axes in figure.axes if axes.images]
+    [axes] = images.component_ends(given, ends).axes
+    shown = [image.get_array() for image in axes.images]
     np.testing.assert_allclose(shown, given[[0, 1, 4, 5, 2, 3, 6, 7], ..., 0])
-    assert [axes.get_ylabel() for axes in figure.axes if axes.get_ylabel()] == ["Component 1", "Component 2"]
+    assert texts(axes) == ["Component 1", "Component 2", "Largest projections", "Most negative projections"]
+    lefts, tops = np.transpose([corners(image) for image in axes.images])
+    assert np.all(np.diff(lefts.reshape(2, 4)) > 0.5)
+    np.testing.assert_allclose(tops, np.repeat([tops[0], tops[0] + images.CELL], 4))
 
 
 def test_neighbours_of_another_class_are_marked():
     queries, found = RNG.uniform(size=(2, 4, 4, 1)), RNG.uniform(size=(2, 3, 4, 4, 1))
     figure = images.neighbours(queries, np.array([0, 1]), found, np.array([[0, 1, 0], [1, 1, 1]]), ["ant", "bee"])
-    shown = [axes for axes in figure.axes if axes.images]
-    assert [axes.get_title("center") for axes in shown] == [
-        "ant", "ant", "bee ×", "ant", "bee", "bee", "bee", "bee"]
-    np.testing.assert_allclose(shown[2].images[0].get_array(), found[0, 1, ..., 0])
+    [axes] = figure.axes
+    assert texts(axes) == ["ant", "ant", "bee ×", "ant", "bee", "bee", "bee", "bee"]
+    np.testing.assert_allclose(axes.images[2].get_array(), found[0, 1, ..., 0])
+    assert [frame.get_linewidth() > 1 for frame in axes.patches] == [False, False, True, *[False] * 5]
     assert "83 % of its class" in figure.get_suptitle()
+
+
+@pytest.mark.parametrize("name", ["a grasshopper", "WWWWWWWWWW", "an animal with a very, very long name", ""])
+@pytest.mark.parametrize("each", [1, 2])
+def test_long_names_beside_each_other_do_not_collide(name, each):
+    one = RNG.uniform(size=(1, 4, 4, 1))
+    figure = images.neighbours(one, np.array([0]), np.repeat(one[None], each, axis=1), np.ones((1, each), int),
+                               ["ant", name, "one of nobody's, whose name takes no room, however long it is"])
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in (*figure.axes[0].texts, figure._suptitle)]
+    assert all(left.x1 < right.x0 for left, right in pairwise(boxes[:-1]))
+    assert min(box.x0 for box in boxes) >= 0 and max(box.x1 for box in boxes) <= figure.bbox.x1
+    assert figure.get_figwidth() < 1.5 * (each + 1.3) + 3
+
+
+@pytest.mark.parametrize("each", [1, 2, 8])
+def test_titles_of_component_ends_neither_meet_nor_leave_the_page(each):
+    given = RNG.uniform(size=(2 * each, 4, 4, 1))
+    some = np.arange(2 * each).reshape(1, -1)
+    figure = images.component_ends(given, Extremes(largest=some[:, :each], smallest=some[:, each:]))
+    figure.draw_without_rendering()
+    name, first, second = (text.get_window_extent() for text in figure.axes[0].texts)
+    assert name.x0 >= 0 and first.x1 < second.x0 and second.x1 <= figure.bbox.x1
+
+
+def test_names_stand_over_the_middle_of_images_that_are_not_square():
+    given = RNG.uniform(size=(1, 10, 40, 1))
+    [axes] = images.neighbours(given, np.array([0]), given[None], np.array([[0]]), ["ant", "bee"]).axes
+    for image, name in zip(axes.images, axes.texts, strict=True):
+        assert np.mean(image.get_extent()[:2]) == pytest.approx(name.get_position()[0])
+    [row] = images.labelled_rows({"some": given}).axes
+    assert np.mean(row.images[0].get_extent()[2:]) == pytest.approx(row.texts[0].get_position()[1])
 
 
 def test_training_curves_of_one_quantity_share_a_panel():
