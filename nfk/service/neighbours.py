@@ -78,13 +78,17 @@ def _parquet(path: Path) -> tuple[list[str], np.ndarray, Mapping[str, str]]:
         column = table["embedding"].combine_chunks()
         if not pa.types.is_fixed_size_list(column.type) or column.null_count:
             raise IndexFault(f"--index {path}: the column embedding must be lists of one length, none missing")
-        rows = column.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1)
-    except (pa.ArrowException, KeyError, OSError) as error:
+        rows = np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32).reshape(
+            len(table), column.type.list_size)
+        ids = [str(name) for name in table["id"].to_pylist()]
+    except IndexFault:
+        raise
+    except (pa.ArrowException, KeyError, OSError, ValueError) as error:
         raise IndexFault(f"--index {path}: no Parquet of the columns id and embedding "
                          f"({' '.join(str(error).split())[:120]})") from None
     kept = {key.decode("utf-8", "replace"): value.decode("utf-8", "replace")
             for key, value in (table.schema.metadata or {}).items()}
-    return ([str(name) for name in table["id"].to_pylist()], np.asarray(rows, np.float32),
+    return (ids, rows,
             {key.removeprefix("digest."): value for key, value in kept.items() if key.startswith("digest.")})
 
 

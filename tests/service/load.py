@@ -6,8 +6,10 @@ import asyncio
 import http.client
 import io
 import json
+import math
 import multiprocessing
 import socket
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -154,10 +156,12 @@ def form(images: list[bytes]) -> bytes:
 
 @dataclass
 class Watched:
-    """Health and memory of a service while something else went on."""
+    """Health and memory of a service while something else went on, as clients meet them in a process of their own."""
 
     health: list[float] = field(default_factory=list)
     failed: int = 0
+    refused: list[float] = field(default_factory=list)
+    """seconds until a refusal, by status 503, of an image that was also sent, where one was; no end where none came"""
     resident: list[int] = field(default_factory=list)
 
     def summary(self) -> dict[str, Any]:
@@ -172,12 +176,12 @@ class Watched:
 
 
 @contextmanager
-def watched(port: int, process: int) -> Iterator[Watched]:
+def watched(port: int, process: int, image: bytes | None = None) -> Iterator[Watched]:
     """Asks /health every 20 ms, each time on a new connection and from a process of its own, and reads the service's
-    resident memory every 0.25 s."""
+    resident memory every 0.25 s. With an image, four more threads there send it again and again."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    prober = context.Process(target=_probe, args=(port, process, theirs), daemon=True)
+    prober = context.Process(target=_probe, args=(port, process, image, theirs), daemon=True)
     prober.start()
     theirs.close()  # so that the end of a prober that cannot start is seen
     ours.recv()  # it has started
@@ -186,15 +190,18 @@ def watched(port: int, process: int) -> Iterator[Watched]:
         yield found
     finally:
         ours.send("end")
-        found.health, found.failed, found.resident = ours.recv()
+        found.health, found.failed, found.resident, found.refused = ours.recv()
         prober.join()
 
 
-def _probe(port: int, process: int, to: Any) -> None:
+def _probe(port: int, process: int, image: bytes | None, to: Any) -> None:
     health, failed, resident, measured = [], 0, [], 0.0
+    refused: list[float] = []
     service = psutil.Process(process)
     parts = [service, *service.children()]  # the process that answers and the one that embeds
     to.send("started")
+    for _ in range(0 if image is None else 4):  # a refusal is held back for up to half a second
+        threading.Thread(target=_send, args=(port, image, refused), daemon=True).start()
     while not to.poll(0.02):
         asked = time.monotonic()
         try:
@@ -209,7 +216,21 @@ def _probe(port: int, process: int, to: Any) -> None:
             resident.append(sum(part.memory_info().rss for part in parts))
             measured = asked
     to.recv()
-    to.send((health, failed, resident))
+    to.send((health, failed, resident, refused))
+
+
+def _send(port: int, image: bytes, refused: list[float]) -> None:
+    while True:
+        asked = time.monotonic()
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
+            connection.request("POST", "/embed", image, PNG)
+            if connection.getresponse().status == 503:
+                refused.append(time.monotonic() - asked)
+            connection.close()
+        except (OSError, http.client.HTTPException):
+            refused.append(math.inf)
+            time.sleep(0.1)
 
 
 # --- what no client should send ---

@@ -135,16 +135,17 @@ def test_a_wrong_address_or_option_is_one_line(service, method, path, status, me
 
 def test_64_clients_lose_nothing_and_256_are_refused_in_time_with_health_at_hand(service, expected):
     """The short form of tests/benchmarks/serve_load.py. On slow machines the clients are slower than the service, so
-    most of its room is taken by others."""
+    most of its room is taken by others, and how long a refusal takes is asked by a client in a process of its own:
+    among 256 in one process it is their wait for each other."""
     tolerance = 1e-4 * np.abs(expected).max()
     told = asyncio.run(press(service.address, BODIES, expected, clients=64, requests=600, tolerance=tolerance))
     assert told.statuses == {"200": 600}
     assert told.wrong == 0
-    with watched(service.port, service.process.pid) as seen, slow_senders(service.port, 120):
+    with watched(service.port, service.process.pid, BODIES[0]) as seen, slow_senders(service.port, 120):
         told = asyncio.run(press(service.address, BODIES, expected, clients=256, seconds=2.0, tolerance=tolerance))
     assert told.statuses.keys() == {"200", "503"}
     assert told.wrong == 0
-    assert np.median(told.seconds["503"]) < 1
+    assert seen.refused and np.median(seen.refused) < 1
     assert seen.failed == 0
     assert np.median(seen.health) < 0.1
 
