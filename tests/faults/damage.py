@@ -80,14 +80,14 @@ def damages(before: dict[str, bytes], other: dict[str, bytes], every: int = 1) -
         yield Damage("zeros", name, {name: bytes(len(body))})
         if other[name] != body:
             yield Damage("another store's", name, {name: other[name]})
-    chunks = [name for name in before if "/c/" in name]
+    chunks = [name for name in before if "/c." in name]
     for one, two in itertools.combinations(chunks, 2):
         if before[one] != before[two]:
             yield Damage("chunk files swapped", one, {one: before[two], two: before[one]})
     for name in chunks:
         for kind, index in _indices(before[name]):
             yield Damage(kind, name, {name: index})
-    yield Damage("a file too many", "left/c/99/0", {"left/c/99/0": b"x"})
+    yield Damage("a file too many", "left/c.99.0", {"left/c.99.0": b"x"})
     yield Damage("marker of nothing", MARKER, {MARKER: b"{}"})
     yield Damage("marker of nothing", MARKER, {MARKER: b""})
 
@@ -124,7 +124,7 @@ def outcome(path: Path, damage: Damage, undamaged: tuple[object, ...]) -> str:
         same = meaning(path) == undamaged
     except StoreError as error:
         said = str(error)
-        array, is_chunk, place = damage.name.partition("/c/")
+        array, is_chunk, place = damage.name.partition("/c.")
         named = str(path) in said and (not is_chunk or f"array {array}, chunk {place}" in said
                                        or damage.kind == "a file too many" or damage.kind == "chunk files swapped")
         return "found" if named else f"not named: {said}"

@@ -41,11 +41,11 @@ _GONE_SECONDS = 60.0
 class Workspace:
     """The project's tracked files, committed in a repository of their own, with parameters for seconds."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, also: tuple[str, ...] = ()) -> None:
         from tests.pipeline.conftest import TINY
 
         self.folder = folder
-        tracked = ("nfk", "flows", "dvc.yaml", ".dvc", ".dvcignore", ".gitignore", "pyproject.toml")
+        tracked = ("nfk", "flows", "dvc.yaml", ".dvc", ".dvcignore", ".gitignore", "pyproject.toml", *also)
         listed = subprocess.run(["git", "ls-files", "-z", *tracked], cwd=ROOT, check=True, capture_output=True,
                                 text=True).stdout
         for name in filter(None, listed.split("\0")):

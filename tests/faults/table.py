@@ -14,11 +14,20 @@ from typing import Annotated, Any
 import typer
 
 RESULTS, PAGE = Path(__file__).parent / "results", Path(__file__).parents[2] / "infra/README.md"
+LOAD = Path(__file__).parents[1] / "benchmarks/results/serve_load.json"
 BEGIN, END = "<!-- faults -->", "<!-- /faults -->"
 
 
 def counted(name: str) -> dict[str, Any]:
     return json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def requests(part: str, found: dict[str, Any]) -> tuple[int, int]:
+    """Of one load, how many requests, and how many had a right answer or a refusal in order."""
+    wrong = found.get("wrong", 0) + found.get("traces", 0) + found.get("answers_of_several_lines", 0) + sum(
+        count for status, count in found["statuses"].items()
+        if not (status == "200" or status in ("429", "503") or (part == "malformed" and status.startswith("4"))))
+    return found["requests"], found["requests"] - wrong
 
 
 def lines() -> list[str]:
@@ -40,7 +49,7 @@ def lines() -> list[str]:
     rows += [(f"SIGKILL at a random moment: {killed[row['fault']]}", row["tried"], row["survived"])
              for row in counted("kills")["rows"]]
     rows += [(f"files damaged at random, with intent: {row['reader']}", row["cases"],
-              row["cases"] - len(row["findings"])) for row in counted("fuzz")["rows"]]
+              row["read"] + row["refused"]) for row in counted("fuzz")["rows"]]
     away = counted("servers")
     done = {"lost answer": "the answer to its n-th call to MLflow is lost, for each n",
             "broken": "MLflow answers 500 from its n-th call on, for a while",
@@ -48,8 +57,15 @@ def lines() -> list[str]:
             "failing": f"MLflow answers 500 for {away['away_seconds']:g} s",
             "refused": f"MLflow refuses connections for {away['away_seconds']:g} s"}
     rows += [(f"{row['case']}: {done[row['fault']]}", row["tried"], row["survived"]) for row in away["rows"]]
+    if (RESULTS / "outages.json").exists():
+        rows += [(row["fault"], row["tried"], row["survived"]) for row in counted("outages")["rows"]]
     rows += [(f"at once: {row['fault']}", row["tried"], row["survived"]) for row in counted("together")["rows"]]
     rows += [(row["fault"], row["tried"], row["survived"]) for row in counted("room")["rows"]]
+    loads = json.loads(LOAD.read_text(encoding="utf-8"))
+    rows += [(f"requests to `nfk serve`, {label}", *requests(part, loads[part])) for part, label in (
+        ("steady", "64 clients"), ("overload", "256 clients that ask again at once"),
+        ("tenfold", "ten times its capacity"), ("soak", "half an hour"), ("malformed", "malformed"))
+        if part in loads]
     most = "" if operations["every"] == 1 else (
         f"Of the disk operations each {operations['every']}th point was tried for this table; "
         "`python -m tests.faults.enumerate` tries all.\n")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import errno
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -148,6 +150,12 @@ class TestFiles:
         with disk(Fault(1, "ENOSPC")).in_use(), pytest.raises(durable.DiskFull, match="a temporary file: 32 bytes"):
             nameless.write(0, np.ones((2, 4), np.float32))
 
+    def test_an_open_file_is_neither_copied_nor_pickled(self, tmp_path):
+        for file, name in ((durable.opened(tmp_path / "rows"), "rows"), (durable.nameless(), "a temporary file")):
+            for how in (copy.copy, pickle.dumps):
+                with pytest.raises(TypeError, match=f"{name} is open in this process and cannot be copied"):
+                    how(file)
+
 
 class TestFolders:
     @pytest.mark.parametrize("kind", CUTS)
@@ -253,8 +261,8 @@ class TestStores:
         path = tmp_path / "s.zarr"
         fill(path)
         found = store.read(path)
-        (path / "a/c/0").unlink()
-        with pytest.raises(StoreError, match=r"s\.zarr: array a, chunk 0: a/c/0 is missing"):
+        (path / "a/c.0").unlink()
+        with pytest.raises(StoreError, match=r"s\.zarr: array a, chunk 0: a/c.0 is missing"):
             found["a"][:]
 
     def test_a_folder_of_anything_is_whole_or_absent(self, tmp_path):

@@ -9,11 +9,14 @@ import pickle
 import pickletools
 import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from nfk.data import idx
 from nfk.data.image_set import DataError
 from nfk.models.torch_weights import TorchWeightsError
 from nfk.one_line import one_line
@@ -114,7 +117,7 @@ def test_arrays_of_no_kind_that_is_read(tmp_path, monkeypatch, images, message):
 def test_labels_that_unpack_without_end_are_not_unpacked(tmp_path):
     bomb = _npy(b"{'descr': '<i8', 'fortran_order': False, 'shape': (1,)}", bytes(50_000_000))
     images = _npy(b"{'descr': '|u1', 'fortran_order': False, 'shape': (1, 2, 2)}", bytes(4))
-    refused(tmp_path, "npz", _npz({"x_train.npy": images, "y_train.npy": bomb}), DataError, "ends after 9 of 8 bytes")
+    refused(tmp_path, "npz", _npz({"x_train.npy": images, "y_train.npy": bomb}), DataError, "goes on after its 8 bytes")
 
 
 @pytest.mark.parametrize("body", [
@@ -202,7 +205,9 @@ def test_weights_with_a_name_twice_never_give_two(tmp_path):
     ("&a [*a]", "expected sections"),
     ("a: &a [x,x]\nb: &b [*a,*a]\nc: &c [*b,*b]\nfamilies: *c", "unknown key"),
     ("a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40)), "more than 100,000"),
-    ("[" * 1000, "not valid YAML|expected sections"),
+    ("[" * 500, "not valid YAML|expected sections"),
+    ("a: [{" * 251, r"502 \[ and \{, at most 500; write fewer"),  # the parser took 6 s for 3,000
+    ("#" * 65537, "65,537 characters, at most 65,536; write fewer"),
     ("seed: 1\nseed: 2", "not valid YAML"),
     ("? {a: 1}\n: 2", "not valid YAML|params.yaml"),
     ("1: 2\nfamilies: {gan: {model: dcgan}}", "key 1 is no text"),
@@ -240,6 +245,17 @@ def test_a_manifest_that_leads_out_of_its_store_is_damaged(tmp_path, entry):
     manifest.pop("digest")
     text = json.dumps({**manifest, "digest": store.json_digest(manifest)}).encode()
     refused(tmp_path, "store", {**parts, MARKER: text}, StoreError, f"{MARKER} is damaged")
+
+
+def test_every_byte_of_a_parquet_footer_may_be_wrong(tmp_path):
+    """A column's name that is no UTF-8, columns of fewer rows than others, or of none."""
+    (name, whole), = READERS["parquet"].seeds()[0].items()
+    footer = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+    for at in range(footer, len(whole) - 8):
+        for value in (0, 2, 128):
+            fuzz.write(tmp_path, {name: whole[:at] + bytes([value]) + whole[at + 1:]})
+            how, said = fuzz.fault(READERS["parquet"], tmp_path)
+            assert how in ("read", "refused"), f"byte {at} is {value}: {how}: {said}"
 
 
 def test_names_from_outside_do_not_reach_a_terminal(tmp_path):
@@ -333,3 +349,76 @@ def test_changes_reach_every_part():
     seen = {tuple(sorted(fuzz.changed(random.Random(number), seeds[0], seeds, reader))) for number in range(200)}
     assert len(seen) > 10  # names too
     assert fuzz_readers.READERS.keys() == READERS.keys()
+
+
+# --- what 10 minutes a reader found ---
+
+
+def test_a_zip_with_a_file_without_a_name_is_refused(tmp_path):
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as out:
+        out.writestr(zipfile.ZipInfo("\0/1.png"), b"none")  # a name ends at a NUL
+    refused(tmp_path, "zip", {"set.zip": archive.getvalue()}, DataError, "a file without a name")
+
+
+def test_a_zip_whose_member_is_nowhere_is_refused(tmp_path, monkeypatch):
+    files = READERS["zip"].build(READERS["zip"].seeds()[0])
+
+    def nowhere(*_, **__):
+        raise OSError(22, "Invalid argument")  # of a seek beyond what a file can have
+
+    monkeypatch.setattr(zipfile.ZipFile, "open", nowhere)
+    refused(tmp_path, "zip", files, DataError, "not a whole archive.*Invalid argument")
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_picture_that_announces_more_pixels_than_anyone_has_is_refused(tmp_path):
+    body = io.BytesIO()
+    Image.new("RGB", (6, 5)).save(body, "PNG")
+    png = bytearray(body.getvalue())
+    png[16:24] = struct.pack(">II", 6, 16_711_685)
+    png[29:33] = struct.pack(">I", zlib.crc32(bytes(png[12:29])))
+    refused(tmp_path, "png", {"cat.png": bytes(png)}, DataError, "has 16,711,685 × 6 pixels, at most 89,478,485")
+
+
+def test_ids_that_are_no_text_are_refused(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from nfk.service import neighbours
+
+    seed = pq.read_table(pa.BufferReader(READERS["index"].seeds()[0]["index.parquet"]))
+    ids = pa.array([b"\x80"] * len(seed), pa.binary()).view(pa.string())
+    out = io.BytesIO()
+    pq.write_table(seed.set_column(seed.column_names.index("id"), "id", ids), out)
+    fuzz.write(tmp_path, {"index.parquet": out.getvalue()})
+    with pytest.raises(neighbours.IndexFault, match="no Parquet of the columns id and embedding"):
+        neighbours._parquet(tmp_path / "index.parquet")
+
+
+def test_an_index_of_no_rows_or_of_words_is_told(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from nfk.service import neighbours
+
+    path = tmp_path / "index.parquet"
+    pq.write_table(pa.table({"id": pa.array([], pa.string()), "embedding": pa.array([], pa.list_(pa.float32(), 4))}),
+                   path)
+    ids, rows, _ = neighbours._parquet(path)
+    assert ids == [] and rows.shape == (0, 4)
+    pq.write_table(pa.table({"id": ["a"], "embedding": pa.array([["x", "y"]], pa.list_(pa.string(), 2))}), path)
+    with pytest.raises(neighbours.IndexFault, match="could not convert string"):
+        neighbours._parquet(path)
+
+
+def test_rows_that_memory_does_not_hold_are_refused(tmp_path, monkeypatch):
+    class Endless(io.BytesIO):
+        def read(self, size=-1):
+            if size > 1 << 20:
+                raise MemoryError
+            return super().read(size)
+
+    monkeypatch.setattr(idx, "_open", lambda file: Endless(b"\0\0\x08\x03" + bytes(12)))
+    with pytest.raises(DataError, match="no memory for rows of 4,294,967,296 bytes, as its header announces"):
+        next(idx._contents(tmp_path / "images", 1 << 32, 4))

@@ -169,6 +169,8 @@ tell("end")
 """
 NFK, DVC = [sys.executable, "-m", "nfk", "repro"], [sys.executable, "-m", "dvc", "repro"]
 FLOW = [sys.executable, "-m", "flows.pipeline"]
+WE_REFUSE = ("runs in this workspace", "works in this workspace")
+DVC_REFUSES = ("is busy, it is being blocked by", "Unable to acquire lock")
 
 
 @contextmanager
@@ -255,19 +257,22 @@ def at_once(workspace: Workspace, commands: Sequence[Sequence[str]], *, pause: f
 
 
 def wrong_ends(ended: Sequence[Ended]) -> str | None:
-    """One has worked; each other has too, after it, or was refused: ours in one line with 2, DVC in its own words."""
+    """One has worked; each other has too, after it, or was refused: by us in one line with 2, or by DVC's lock in its
+    own words, by which a run of ours fails too that had just begun."""
     if not any(one.status == 0 for one in ended):
         return f"none worked: {[(one.status, one.errors[-300:]) for one in ended]}"
     for one in ended:
-        ours = not one.command.startswith("dvc")
-        if "Traceback" in one.out + one.errors:
+        ours, said = not one.command.startswith("dvc"), one.out + one.errors
+        if "Traceback" in said:
             return f"{one.command}: a trace: {one.errors[-600:]}"
-        if ours and one.status not in (0, 2):
-            return f"{one.command} ended with {one.status}: {(one.out + one.errors)[-600:]}"
-        if ours and one.status == 2:
-            lines = [line for line in one.errors.splitlines() if "runs in this workspace" in line]
-            if len(lines) != 1 or (one.command.startswith("nfk") and one.errors.count("\n") != 1):
-                return f"{one.command}: not refused in one line: {one.errors[-600:]}"
+        if one.status == 0 or any(words in said for words in DVC_REFUSES):
+            continue
+        if not ours or one.status != 2:
+            return f"{one.command} ended with {one.status}: {said[-600:]}"
+        lines = [line for line in one.errors.splitlines()  # ours: what Prefect logs of the run has a time before it
+                 if any(words in line for words in WE_REFUSE) and not line[:2].isdigit()]
+        if len(lines) != 1 or (one.command.startswith("nfk") and one.errors.count("\n") != 1):
+            return f"{one.command}: not refused in one line: {one.errors[-600:]}"
     return None
 
 
