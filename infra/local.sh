@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole topology as plain processes on loopback: PostgreSQL, an S3 store, MLflow with passwords, Prefect, a worker.
 #
-#   infra/local.sh up [FOLDER]      start all of it; FOLDER (.nfk/local) holds databases, logs, pids and `env`
+#   infra/local.sh up [FOLDER]      start what is not up; FOLDER (.nfk/local) holds databases, logs, pids and `env`
 #   infra/local.sh down [FOLDER]    end just what `up` started there; the data stay
 #   source FOLDER/env               the addresses and passwords, for `nfk`, `dvc`, `mlflow` and `prefect`
 #
@@ -21,9 +21,19 @@ secret() { python -c 'import secrets; print(secrets.token_hex(16))'; }
 
 since() { ps -o lstart= -p "$1" || true; }
 
-# start NAME COMMAND...: a process group of its own, its output in NAME.log, its id in NAME.pid, its start in NAME.since
+# start NAME COMMAND...: a process group of its own, its output in NAME.log, its id in NAME.pid, its start in NAME.since;
+# nothing where it is up
 start() {
   local name=$1; shift
+  if is_up "$name"; then return; fi
+  local old; old=$(cat "$folder/$name.pid" 2>/dev/null || true)
+  if [ -n "$old" ] && ! another "$name" "$old"; then
+    kill -KILL -- "-$old" 2>/dev/null || true  # what a leader that died alone left behind still has its port
+    for _ in $(seq 50); do  # what was just killed may not be gone yet, and PostgreSQL then takes it for a living one
+      kill -0 -- "-$old" 2>/dev/null || break
+      sleep 0.2
+    done
+  fi
   setsid "$@" >>"$folder/$name.log" 2>&1 </dev/null &
   echo $! >"$folder/$name.pid"
   since $! >"$folder/$name.since"
@@ -33,6 +43,13 @@ start() {
 another() {
   local now; now=$(since "$2")
   [ -n "$now" ] && [ "$now" != "$(cat "$folder/$1.since" 2>/dev/null)" ]
+}
+
+is_up() {
+  local pid
+  pid=$(cat "$folder/$1.pid" 2>/dev/null) || return
+  case $(ps -o stat= -p "$pid") in "" | Z*) return 1 ;; esac
+  ! another "$1" "$pid"
 }
 
 # await NAME SECONDS COMMAND...: until the command succeeds; the log's end where NAME has ended or is late
@@ -65,10 +82,6 @@ up() {
     command -v $program >/dev/null || die "$program is not on PATH: pip install 'nfk[infra]'"
   done
   mkdir -p "$folder"; folder=$(cd "$folder" && pwd)
-  for file in "$folder"/*.pid; do
-    if [ -e "$file" ] && kill -0 "$(cat "$file")" 2>/dev/null && ! another "$(basename "$file" .pid)" "$(cat "$file")"; then
-      die "$file: already up; infra/local.sh down first"; fi
-  done
   if [ ! -e "$folder/env" ]; then
     local database s3 mlflow prefect
     database=$(free_port) s3=$(free_port) mlflow=$(free_port) prefect=$(free_port)
@@ -78,6 +91,7 @@ export NFK_S3_PORT=$s3 AWS_ACCESS_KEY_ID=nfk AWS_SECRET_ACCESS_KEY=$(secret) AWS
 export MLFLOW_S3_ENDPOINT_URL=http://127.0.0.1:$s3 AWS_ENDPOINT_URL=http://127.0.0.1:$s3
 export MLFLOW_TRACKING_URI=http://127.0.0.1:$mlflow MLFLOW_TRACKING_USERNAME=admin MLFLOW_TRACKING_PASSWORD=$(secret)
 export MLFLOW_FLASK_SERVER_SECRET_KEY=$(secret) MLFLOW_ALLOW_PICKLE_DESERIALIZATION=false MLFLOW_DISABLE_TELEMETRY=true
+export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 export NFK_PREFECT_PORT=$prefect PREFECT_API_URL=http://127.0.0.1:$prefect/api PREFECT_HOME=$folder/prefect PREFECT_SERVER_ANALYTICS_ENABLED=false
 export DO_NOT_TRACK=true
 ENV
