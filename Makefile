@@ -9,15 +9,18 @@ PARALLEL ?= --numprocesses $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_
   --no-loadscope-reorder
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro test quick check docs bench newcomer
+.PHONY: repro test covered quick check docs bench newcomer
 
 repro: $(INSTALLED)   ## data to report, by DVC; what has not changed is not run again
 	@$(BIN)/nfk repro
 
-test quick: export OPENBLAS_NUM_THREADS ?= 1   # tests/conftest.py says why
+test covered quick: export OPENBLAS_NUM_THREADS ?= 1   # tests/conftest.py says why
 
 test: $(INSTALLED)   ## every test, the end-to-end run included
 	@$(BIN)/python -m tests.side_by_side $(PARALLEL)
+
+covered: $(INSTALLED)   ## every branch of stores, locks and readers, or what was missed
+	@$(BIN)/python -m tests.side_by_side covered $(PARALLEL)
 
 QUICK := $(filter-out tests/linalg/test_decompositions.py,$(wildcard tests/linalg/test_*.py)) tests/data \
   tests/report tests/registry tests/atlas $(addprefix tests/test_,$(addsuffix .py,cli doctor names params progress store))
