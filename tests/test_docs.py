@@ -55,7 +55,7 @@ print(vectors.shape, *sorted(flatten_dict(again.params, sep="/"))[:2])
 
 def run(code, folder, *arguments, given=""):
     done = subprocess.run([sys.executable, "-W", "error", "-c", code, *arguments], input=given, capture_output=True,
-                          text=True, cwd=folder, timeout=300)
+                          text=True, cwd=folder, timeout=900)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -64,7 +64,7 @@ def run(code, folder, *arguments, given=""):
 def test_they_build_without_a_warning_and_load_nothing_from_elsewhere(request, tmp_path):
     made = subprocess.run([sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going", "-d",
                            str(tmp_path / "doctrees"), str(request.config.rootpath / "infra/docs"),
-                           str(tmp_path / "site")], capture_output=True, text=True, timeout=300)
+                           str(tmp_path / "site")], capture_output=True, text=True, timeout=900)
     assert made.returncode == 0, made.stderr
     site = {str(page.relative_to(tmp_path / "site")): page.read_text() for page in (tmp_path / "site").rglob("*.html")}
     assert len(site) > 25

@@ -177,7 +177,7 @@ def test_every_check_of_scikit_learn_passes(request):
     # a clone compiles the programs of its original again: here they are all kept, however small
     compiled = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "SCIPY_ARRAY_API": "1"}
     done = subprocess.run([sys.executable, "-W", "error", "-m", "tests.scikit_learn_checks"], capture_output=True,
-                          text=True, cwd=request.config.rootpath, env=os.environ | compiled, timeout=300)
+                          text=True, cwd=request.config.rootpath, env=os.environ | compiled, timeout=900)
     assert done.returncode == 0, done.stderr
     status = json.loads(done.stdout)
     assert {check: found for check, found in status.items() if found != "passed"} == {}

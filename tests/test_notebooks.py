@@ -24,7 +24,7 @@ def run(project, name, wanted):
     code = ["".join(cell["source"]) for cell in cells(project, name) if cell["cell_type"] == "code"]
     program = "\n\n".join([*code, f"import json\nprint(json.dumps({wanted}))"])
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, cwd=project,
-                          timeout=300)
+                          timeout=900)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 

@@ -62,7 +62,7 @@ np.savez(sys.argv[2], *made[0])
 def factors(devices: int, folder) -> list[np.ndarray]:
     path = folder / f"{devices}.npz"
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-    done = subprocess.run([sys.executable, "-c", _FACTORS, str(devices), str(path)], text=True, timeout=300,
+    done = subprocess.run([sys.executable, "-c", _FACTORS, str(devices), str(path)], text=True, timeout=900,
                           env=os.environ | {"XLA_FLAGS": flags}, capture_output=True)
     assert done.returncode == 0, done.stderr
     with np.load(path) as kept:

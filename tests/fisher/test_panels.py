@@ -216,7 +216,7 @@ print(json.dumps({"plan": plan, "fit": fitted - before, "embed": peak_bytes() - 
 
 @pytest.mark.slow
 def test_peak_memory_stays_below_the_whole_factor(tmp_path):
-    done = subprocess.run([sys.executable, "-c", MEASURED], cwd=tmp_path, text=True, capture_output=True, timeout=280,
+    done = subprocess.run([sys.executable, "-c", MEASURED], cwd=tmp_path, text=True, capture_output=True, timeout=900,
                           env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)})
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])

@@ -41,7 +41,7 @@ def started(arguments: list[str], count: int, folder: Path, **environment: str) 
 def run(arguments: list[str], count: int, folder: Path, **environment: str) -> None:
     """To the end, all with 0."""
     with started(arguments, count, folder, **environment) as processes:
-        said = [process.communicate(timeout=300)[1] for process in processes]
+        said = [process.communicate(timeout=900)[1] for process in processes]
         assert [process.returncode for process in processes] == [0] * count, said
 
 

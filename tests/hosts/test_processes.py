@@ -59,7 +59,7 @@ def test_processes_give_what_one_gives(alone, count, commands):
         assert many.keys() == one[stage].keys()
         if stage == "factors":
             same_factors(one[stage], many)
-            shards = list((alone / stage / "mlp.zarr" / "left" / "c").rglob("*"))
+            shards = list((alone / stage / "mlp.zarr" / "left").glob("c.*"))
             assert sum(path.is_file() for path in shards) == count  # a whole one for each process
         for name in one[stage] if stage != "factors" else ():
             np.testing.assert_allclose(many[name], one[stage][name], rtol=2e-4, atol=1e-5 * scale)
@@ -74,14 +74,14 @@ def test_one_killed_ends_the_others_by_a_word_and_the_next_run_goes_on(alone):
     with started(["svd", "mlp"], 4, alone, NFK_SAVE_SECONDS="0") as processes:
         wait_for(lambda: list(alone.glob(f"{scratch}/krylov-2.safetensors")), processes)
         processes[2].kill()
-        said = [process.communicate(timeout=120)[1] for process in processes]
+        said = [process.communicate(timeout=600)[1] for process in processes]
     for index in (0, 1, 3):
         assert processes[index].returncode == 2
         assert f"nfk: process {index} of 4 has lost another one" in said[index]
         assert "Traceback" not in said[index]
     assert not (alone / "factors").exists() or not list((alone / "factors").iterdir())
     with started(["svd", "mlp"], 4, alone, NFK_PROGRESS="json") as processes:
-        said = [process.communicate(timeout=300)[1] for process in processes]
+        said = [process.communicate(timeout=900)[1] for process in processes]
     assert [process.returncode for process in processes] == [0] * 4, said
     passes = [json.loads(line)["what"] for line in said[0].splitlines() if '"what": "pass ' in line]
     assert passes and not any(what.startswith(("pass 1 ", "pass 2 ")) for what in passes), passes

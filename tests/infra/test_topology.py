@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -21,11 +22,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.pipeline.conftest import SMALL, Workspace, clone, project  # noqa: F401 - fixtures
+from tests.pipeline.conftest import TINY, Workspace, clone, project, tiny  # noqa: F401 - fixtures
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-PARAMS = "\n".join(line for line in SMALL.splitlines() if not line.startswith(("  gan:", "  vae:"))) + "\n"
+PARAMS = TINY.replace("draws: 2", "draws: 3")  # evaluate and what follows run anew, as data does in each refresh
 NAMES = ("postgres", "s3", "mlflow", "prefect", "worker")
 
 
@@ -34,20 +35,21 @@ def has_postgres() -> bool:
 
 
 @pytest.fixture(scope="module")
-def topology(clone):  # noqa: F811
+def topology(tiny):  # noqa: F811
     """The clone with a remote on the S3 store, its environment that of the servers; ended by their own ids."""
     if not has_postgres():
         if os.environ.get("NFK_REQUIRE_TOPOLOGY"):
             pytest.fail("PostgreSQL is not installed, and NFK_REQUIRE_TOPOLOGY is set")
         pytest.skip("PostgreSQL is not installed")
+    clone = tiny  # noqa: F811
     clone.write_params(PARAMS)
     clone.run(sys.executable, "-m", "dvc", "remote", "add", "--quiet", "--default", "store", "s3://dvc/cache")
-    clone.run("git", "commit", "--quiet", "--all", "--message", "one family, a remote")
+    clone.run("git", "commit", "--quiet", "--all", "--message", "a remote")
     with tempfile.TemporaryDirectory(prefix="nfk-topology-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # PostgreSQL may have to run as a user of its own
         try:
-            clone.run("bash", "infra/local.sh", "up", str(folder))
+            clone.run("bash", "infra/local.sh", "up", str(folder), MLFLOW_SERVER_ENABLE_JOB_EXECUTION="true")
             clone.environment |= dict(re.findall(r"(\w+)=(\S+)", (folder / "env").read_text()))
             yield clone, folder
         finally:
@@ -78,7 +80,7 @@ def flow_runs(clone: Workspace, *states: str) -> list[dict]:  # noqa: F811
               "sort": "START_TIME_ASC"}
     request = urllib.request.Request(f"{clone.environment['PREFECT_API_URL']}/flow_runs/filter",
                                      json.dumps(wanted).encode(), {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=30) as answer:
+    with urllib.request.urlopen(request, timeout=300) as answer:
         return json.load(answer)
 
 
@@ -108,6 +110,16 @@ def test_the_champion_is_rebuilt_from_its_entry_and_the_object_store(topology, r
     assert len(re.findall(r"^\w+ +\w+ agrees$", output, re.MULTILINE)) == 5, output
 
 
+def test_the_champion_is_fetched_whole_from_the_mlflow_server(topology, refreshed):
+    """As `mlflow models serve` fetches it, and its vectors come out."""
+    clone, _ = topology  # noqa: F811
+    code = ("import mlflow, numpy as np\n"
+            "model = mlflow.pyfunc.load_model('models:/nfk-classifier-embedder@champion')\n"
+            "shape = model.metadata.signature.inputs.inputs[0].shape\n"
+            "print('vectors', model.predict(np.full((2, *shape[1:]), 0.5, np.float32)).shape)")
+    assert "vectors (2, 12)" in clone.run(sys.executable, "-c", code).stdout
+
+
 def test_a_wrong_password_is_refused(topology):
     clone, _ = topology  # noqa: F811
     for password, expected in (("wrong", 401), (clone.environment["MLFLOW_TRACKING_PASSWORD"], 200)):
@@ -115,7 +127,7 @@ def test_a_wrong_password_is_refused(topology):
             f"{clone.environment['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/experiments/search?max_results=1",
             headers={"Authorization": f"Basic {b64encode(f'admin:{password}'.encode()).decode()}"})
         try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
+            with urllib.request.urlopen(request, timeout=300) as answer:
                 status = answer.status
         except urllib.error.HTTPError as error:
             status = error.code
@@ -132,6 +144,25 @@ def test_every_server_listens_on_loopback_only(topology):
                           if port.status == psutil.CONN_LISTEN]
     assert {name for name, _ in listening} >= set(NAMES) - {"worker"}
     assert {address for _, address in listening} == {"127.0.0.1"}
+
+
+def test_mlflow_runs_no_jobs(topology):
+    """Seven processes of 250 MB, which local.sh leaves out whatever its own environment says."""
+    _, folder = topology
+    leader = psutil.Process(int((folder / "mlflow.pid").read_text()))
+    assert leader.children(recursive=True)
+    assert not [process for process in leader.children(recursive=True) if "huey" in " ".join(process.cmdline())]
+
+
+def test_up_again_starts_just_what_was_killed(topology):
+    clone, folder = topology  # noqa: F811
+    before = {name: (folder / f"{name}.pid").read_text() for name in NAMES}
+    os.killpg(int(before["s3"]), signal.SIGKILL)
+    clone.run("bash", "infra/local.sh", "up", str(folder))
+    now = {name: (folder / f"{name}.pid").read_text() for name in NAMES}
+    assert {name for name in NAMES if now[name] != before[name]} == {"s3"}
+    assert "in sync" in clone.run(sys.executable, "-m", "dvc", "status", "--cloud").stdout
+    assert "nfk-classifier-embedder/1" in clone.nfk("registry", "list").stdout
 
 
 def test_no_secret_is_in_logs_records_or_the_repository(topology, refreshed):

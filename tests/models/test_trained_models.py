@@ -126,7 +126,7 @@ def test_samples_are_images_and_follow_the_key(trained, name):
     assert samples.min() >= 0 and samples.max() <= 1
     assert len(np.unique(samples.reshape(300, -1), axis=0)) == 300
     np.testing.assert_array_equal(samples, model.sample(key(0), 300))
-    assert not np.array_equal(samples, model.sample(key(1), 300))
+    assert not np.array_equal(samples[:256], model.sample(key(1), 256))
 
 
 @pytest.mark.parametrize("name", ["lenet5", "mlp", "wide_resnet"])

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from nfk import durable
+
 SMALL = """\
 seed: 3
 data: {name: digits, train: 300, validation: 60, test: 100}
@@ -28,9 +30,10 @@ report: {title: A small case}
 """
 # one family, and the shortest evaluation: for what is done around the stages
 _LEFT_OUT = ("  gan:", "  vae:", "evaluate:", "    ")
-TINY = "\n".join(line for line in SMALL.splitlines() if not line.startswith(_LEFT_OUT)) + """
+TINY = "\n".join(line for line in SMALL.splitlines() if not line.startswith(_LEFT_OUT)).replace(
+    "theta: {}", 'theta: {classifier: {exclude: [".*bias"]}}') + """
 evaluate:
-  {ranks: [4], labels: [20], draws: 2, strengths: [1.0], neighbours: [1], spectrum_examples: 20, initialisations: 1}
+  {ranks: [4, 12], labels: [20], draws: 2, strengths: [1.0], neighbours: [1], spectrum_examples: 20, initialisations: 1}
 """
 
 
@@ -45,6 +48,7 @@ class Workspace:
             # stages that many tests run again, each a hundred small programs: worth keeping, which a test's own are not
             "JAX_COMPILATION_CACHE_DIR": str(Path(os.environ["JAX_COMPILATION_CACHE_DIR"]) / "stages"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.01",
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
             "GIT_AUTHOR_NAME": "test", "GIT_AUTHOR_EMAIL": "test@example.invalid",
             "GIT_COMMITTER_NAME": "test", "GIT_COMMITTER_EMAIL": "test@example.invalid"}
 
@@ -67,10 +71,8 @@ def project(request) -> Path:
     return request.config.rootpath
 
 
-@pytest.fixture(scope="module")
-def clone(project, tmp_path_factory) -> Workspace:
+def make_clone(project: Path, folder: Path) -> Workspace:
     """The tracked files and those git does not ignore, committed in a new repository."""
-    folder = tmp_path_factory.mktemp("clone") / "nfk"
     listed = subprocess.run(["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=project,
                             check=True, capture_output=True, text=True).stdout
     for name in filter(None, listed.split("\0")):
@@ -84,3 +86,28 @@ def clone(project, tmp_path_factory) -> Workspace:
     workspace.run("git", "add", "--all")
     workspace.run("git", "commit", "--quiet", "--message", "clone")
     return workspace
+
+
+@pytest.fixture(scope="module")
+def clone(project, tmp_path_factory) -> Workspace:
+    return make_clone(project, tmp_path_factory.mktemp("clone") / "nfk")
+
+
+@pytest.fixture(scope="module")
+def tiny(clone, project, tmp_path_factory) -> Workspace:
+    """The clone with TINY, and all its results in DVC's cache: a stage that another test changes runs, the rest do not.
+
+    Made once for all workers of a run, by the first that needs it.
+    """
+    made = Path(os.environ["JAX_COMPILATION_CACHE_DIR"]) / "tiny"
+    with durable.lock_file(made.with_suffix(".lock")) as lock:
+        durable.hold(lock.fileno(), wait=True)
+        if not made.exists():
+            workspace = make_clone(project, tmp_path_factory.mktemp("tiny") / "nfk")
+            workspace.write_params(TINY)
+            workspace.nfk("repro")
+            shutil.move(workspace.folder / ".dvc/cache", made)
+    shutil.copytree(made, clone.folder / ".dvc/cache")
+    clone.write_params(TINY)
+    clone.run("git", "commit", "--quiet", "--all", "--message", "tiny")
+    return clone

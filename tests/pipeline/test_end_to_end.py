@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -18,13 +19,19 @@ from tests.pipeline.conftest import SMALL
 
 pytestmark = pytest.mark.slow
 
-FAMILIES = ("gan", "classifier")
-PARAMS = "".join(line for line in SMALL.splitlines(keepends=True) if not line.startswith("  vae:"))  # test_registry's
+FAMILIES = ("gan", "vae")
+PARAMS = "".join(line for line in SMALL.splitlines(keepends=True) if not line.startswith("  classifier:"))
 PER_FAMILY = ("pretrain", "statistics", "svd", "embed", "evaluate")
 
 
 def stages_run(output: str) -> set[str]:
     return set(re.findall(r"Running stage '([^']+)'", output))
+
+
+def time_of_children() -> float:
+    """Seconds of processor time, which tests beside this one do not take."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 @pytest.fixture(scope="module")
@@ -112,11 +119,11 @@ def test_the_report_is_one_page_of_all_families(finished):
 
 def test_a_second_run_does_nothing_and_says_so(finished):
     clone, _ = finished
-    started = time.monotonic()
+    before = time_of_children()
     output = clone.nfk("repro").stdout
     assert stages_run(output) == set()
     assert "up to date" in output
-    assert time.monotonic() - started < 10
+    assert time_of_children() - before < 10
 
 
 WAITING = """
@@ -152,9 +159,9 @@ def test_results_of_another_network_are_refused_by_digest(finished):
     kept = clone.folder / "statistics/gan.zarr"
     aside = clone.folder / "statistics/aside.zarr"
     kept.rename(aside)
-    (clone.folder / "statistics/classifier.zarr").rename(kept)
+    (clone.folder / "statistics/vae.zarr").rename(kept)
     refused = clone.nfk("svd", "gan", check=False)
-    kept.rename(clone.folder / "statistics/classifier.zarr")
+    kept.rename(clone.folder / "statistics/vae.zarr")
     aside.rename(kept)
     assert refused.returncode == 2
     assert re.search(r"nfk: statistics/gan\.zarr was made from model \w{12}, but the model here is \w{12}; remake it",
@@ -169,7 +176,7 @@ def test_kill_9_in_svd_costs_no_finished_pass_and_no_bit(finished):
     process = subprocess.Popen(command, cwd=clone.folder, env=clone.environment, start_new_session=True,
                                stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     scratch = clone.folder / ".nfk/scratch"
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list(scratch.glob("svd-gan-*/krylov-2.safetensors")):
         assert process.poll() is None, "svd ended before it could be killed"
         assert time.monotonic() < deadline
@@ -191,5 +198,5 @@ def test_another_rank_runs_svd_and_what_follows_only(finished):
     one = "\n".join(line for line in PARAMS.splitlines() if not line.startswith("  gan:"))
     clone.write_params(one.replace("rank: 12", "rank: 10"))
     output = clone.nfk("repro").stdout
-    assert stages_run(output) == {"report", "svd@classifier", "embed@classifier", "evaluate@classifier"}
-    assert store.read(clone.folder / "embeddings/classifier.zarr")["test"].shape == (100, 10)
+    assert stages_run(output) == {"report", "svd@vae", "embed@vae", "evaluate@vae"}
+    assert store.read(clone.folder / "embeddings/vae.zarr")["test"].shape == (100, 10)

@@ -19,47 +19,44 @@ import pytest
 from PIL import Image
 
 from nfk import store
-from tests.pipeline.conftest import SMALL
+from tests.pipeline.conftest import TINY
 from tests.service.load import png
 
 pytestmark = pytest.mark.slow
 
-REFERENCE = "nfk-vae-embedder@candidate"
-ONE_FAMILY = "\n".join(line for line in SMALL.splitlines() if not line.startswith(("  gan:", "  classifier:"))).replace(
-    "theta: {}", 'theta: {vae: {exclude: [".*bias"]}}') + "\n"
+REFERENCE = "nfk-classifier-embedder@candidate"
 
 
 @pytest.fixture(scope="module")
-def registered(clone):
+def registered(tiny):
     """The clone with one family run and registered, nothing uncommitted."""
-    clone.write_params(ONE_FAMILY)
-    clone.run("git", "commit", "--quiet", "--all", "--message", "one family")
-    clone.nfk("repro")
-    clone.nfk("registry", "register", "vae")
-    return clone
+    tiny.nfk("repro")
+    tiny.nfk("registry", "register", "classifier")
+    return tiny
 
 
 @pytest.fixture(scope="module")
 def digits(registered):
     """Real images of the data set, 8-bit, and their embeddings as the pipeline made them."""
     data = store.read(registered.folder / "data/digits.zarr")
-    embeddings = store.read(registered.folder / "embeddings/vae.zarr")
+    embeddings = store.read(registered.folder / "embeddings/classifier.zarr")
     return data["images"][:256], embeddings["train"][:256]
 
 
 def test_an_entry_leads_back_to_data_weights_and_code(registered):
     shown = registered.nfk("registry", "show", REFERENCE).stdout
     commit = registered.run("git", "rev-parse", "HEAD").stdout.strip()
-    digest = store.read_marker(registered.folder / "embeddings/vae.zarr")["digest"]
+    digest = store.read_marker(registered.folder / "embeddings/classifier.zarr")["digest"]
     for expected in (f"git.commit {commit}", "git.dirty false", f"digest.embeddings {digest}",
                      "gate.metric nfk-12.logistic.validation_accuracy"):
         assert expected in shown
-    assert "dvc.out.models/vae/weights.safetensors md5:" in shown
+    assert "dvc.out.models/classifier/weights.safetensors md5:" in shown
 
 
 def test_the_same_bits_are_registered_once(registered):
     before = registered.nfk("registry", "list").stdout
-    assert registered.nfk("registry", "register", "vae").stdout.startswith("nfk-vae-embedder/1 @candidate ")
+    again = registered.nfk("registry", "register", "classifier").stdout
+    assert again.startswith("nfk-classifier-embedder/1 @candidate ")
     assert registered.nfk("registry", "list").stdout == before
 
 
@@ -73,7 +70,7 @@ def test_a_folder_of_images_is_embedded_offline_as_the_pipeline_did(registered, 
     assert table["id"].to_pylist() == [f"{row}.png" for row in range(5)]
     found = np.array(table["embedding"].to_pylist(), np.float32)
     np.testing.assert_allclose(found, expected[:5], rtol=0, atol=1e-5 * np.abs(expected).max())
-    assert table.schema.metadata[b"embedder"].decode().startswith("nfk-vae-embedder/")
+    assert table.schema.metadata[b"embedder"].decode().startswith("nfk-classifier-embedder/")
 
 
 def test_images_of_another_size_are_refused_in_one_line(registered, tmp_path):
@@ -98,7 +95,7 @@ def served(registered):
             env=registered.environment | {"MLFLOW_TRACKING_URI": "sqlite:///mlflow.db"},
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True)
     try:
-        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 180
+        address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 600
         while True:
             try:
                 urllib.request.urlopen(f"{address}/ping", timeout=5).close()
@@ -111,7 +108,7 @@ def served(registered):
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         try:
-            server.wait(timeout=20)
+            server.wait(timeout=120)
         except subprocess.TimeoutExpired:
             os.killpg(server.pid, signal.SIGKILL)
             server.wait()
@@ -121,7 +118,7 @@ def post(address: str, body: object) -> tuple[int, str]:
     request = urllib.request.Request(f"{address}/invocations", json.dumps(body).encode(),
                                      {"Content-Type": "application/json"})
     try:
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=300) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -155,33 +152,34 @@ def test_a_bad_request_is_status_400_and_no_trace(served, inputs, params, messag
 
 def ask_with_image(address: str, pixels: np.ndarray) -> dict:
     request = urllib.request.Request(address, png(pixels), {"Content-Type": "image/png"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=300) as answer:
         return json.load(answer)
 
 
 def first_row(registered) -> int:
-    return int(store.read(registered.folder / "embeddings/vae.zarr")["train_id"][0])
+    return int(store.read(registered.folder / "embeddings/classifier.zarr")["train_id"][0])
 
 
 def test_nfk_serve_answers_as_the_pipeline_did(registered, digits):
     pixels, expected = digits
     server = subprocess.Popen([sys.executable, "-m", "nfk", "serve", REFERENCE, "--port", "0", "--index",
-                               "embeddings/vae.zarr", "--block", "4"], cwd=registered.folder, text=True,
+                               "embeddings/classifier.zarr", "--block", "4"], cwd=registered.folder, text=True,
                               env=registered.environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         ready = server.stdout.readline()
-        address = re.search(r"nfk-vae-embedder/\d+ \(28 x 28 x 1 -> 12 numbers\), .* on (http://\S+)", ready).group(1)
-        with urllib.request.urlopen(f"{address}/info", timeout=60) as answer:
+        loaded = r"nfk-classifier-embedder/\d+ \(28 x 28 x 1 -> 12 numbers\), .* on (http://\S+)"
+        address = re.search(loaded, ready).group(1)
+        with urllib.request.urlopen(f"{address}/info", timeout=300) as answer:
             info = json.load(answer)
         commit = registered.run("git", "rev-parse", "HEAD").stdout.strip()
-        assert (info["model"], info["lineage"]["git.commit"]) == ("nfk-vae-embedder", commit)
+        assert (info["model"], info["lineage"]["git.commit"]) == ("nfk-classifier-embedder", commit)
         assert info["lineage"]["digest.embedder"] == info["digest"]
         vector, near = (ask_with_image(f"{address}/{path}", pixels[0]) for path in ("embed", "neighbours?count=1"))
         np.testing.assert_allclose(vector["vectors"][0], expected[0], rtol=0, atol=1e-5 * np.abs(expected).max())
         assert near["neighbours"][0][0]["id"] == f"train/{first_row(registered)}"
     finally:
         server.send_signal(signal.SIGTERM)
-        _, said = server.communicate(timeout=60)
+        _, said = server.communicate(timeout=300)
     assert server.returncode == 0, said
 
 
@@ -205,11 +203,11 @@ def test_an_entry_is_rebuilt_from_its_commit_and_lock_with_the_same_digests(regi
 
 
 def test_what_was_made_with_uncommitted_changes_is_not_rebuilt(registered):
-    registered.write_params(f"{ONE_FAMILY}registry: {{metric: knn}}\n")  # judged otherwise: another pair
+    registered.write_params(f"{TINY}registry: {{metric: knn}}\n")  # judged otherwise: another pair
     try:
-        registered.nfk("registry", "register", "vae")
+        registered.nfk("registry", "register", "classifier")
     finally:
-        registered.write_params(ONE_FAMILY)
+        registered.write_params(TINY)
     done = registered.nfk("registry", "rebuild", REFERENCE, check=False)
     assert done.returncode == 2
     assert "with changes that no commit holds" in done.stdout

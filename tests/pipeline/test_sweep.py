@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.conftest import TINY, Workspace
+from tests.pipeline.conftest import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -16,8 +16,8 @@ NAMES = ["sweep-digits-classifier-r4", "sweep-digits-classifier-r6"]
 
 
 def test_two_ranks_side_by_side_become_experiments_and_a_second_sweep_runs_nothing(
-        clone: Workspace, tmp_path: Path) -> None:
-    clone.write_params(TINY)
+        tiny: Workspace, tmp_path: Path) -> None:
+    clone = tiny
     clone.environment["PREFECT_HOME"] = str(tmp_path)
     command = (sys.executable, "-m", "flows.sweep", "--rank", "4", "--rank", "6", "--parallel", "2")
     clone.run(*command)

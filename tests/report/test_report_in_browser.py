@@ -28,7 +28,7 @@ def page(report: Report, tmp_path: Path) -> Path:
 def browse(page: Path, *flags: str) -> str:
     """Open the page once in a browser with a profile of its own; what it prints."""
     command = [BROWSER, *FLAGS, f"--user-data-dir={page.parent / 'profile'}", *flags, page.as_uri()]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=600).stdout
 
 
 def screenshot(page: Path, *flags: str) -> np.ndarray:
