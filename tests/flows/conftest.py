@@ -9,11 +9,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import colorama
 import pytest
 
 import flows  # noqa: F401 - its settings, before Prefect is imported
 
-# fit@vae records where it ran, then does what the file `order` says: nothing, fail, or wait with a child
+# MLflow's and DVC's imports put it around the streams, which pytest exchanges for each test
+colorama.init = colorama.deinit = colorama.reinit = lambda *_, **__: None
+
+# fit@vae records where it ran, then does what the file `order` says: nothing, fail, be killed, or wait with a child
 DVC_YAML = f"""\
 stages:
   report:
@@ -43,6 +47,10 @@ if order == "fail":
 if order == "fail once":
     pathlib.Path("order").unlink()
     sys.exit("loss is NaN at step 3")
+if order == "be killed":
+    from nfk.workspace_lock import stage_lock
+    with stage_lock(pathlib.Path(".nfk/locks/fit@vae.lock")):
+        os.kill(os.getpid(), 9)
 if order == "wait":
     child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(300)"])
     pathlib.Path("pids").write_text(f"{os.getpid()} {child.pid}")
@@ -81,15 +89,18 @@ def _prefect_speaks_to_the_test_that_runs() -> Iterator[None]:
     """Its handlers keep the stream of the test in which they were made."""
     from prefect.logging.handlers import PrefectConsoleHandler
 
-    emit = PrefectConsoleHandler.emit
+    emit, handlers = PrefectConsoleHandler.emit, set()
 
     def emit_here(handler: PrefectConsoleHandler, record: logging.LogRecord) -> None:
+        handlers.add(handler)
         handler.console.file = sys.stderr
         emit(handler, record)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PrefectConsoleHandler, "emit", emit_here)
         yield
+    for handler in handlers:  # its servers say goodbye when no test runs any more
+        handler.console.file = sys.__stderr__
 
 
 @pytest.fixture(scope="session")
