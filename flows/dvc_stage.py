@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.process_group import run_streamed
+from nfk import tracking
+from nfk.params import load
+from nfk.stages import cut_off
 
 
 class StageFailed(RuntimeError):
@@ -22,11 +26,16 @@ def run_stage(stage: str, *, force: bool, seconds: float, environment: Mapping[s
 
     It may take `seconds`; `held` and the end of its processes are as `flows.process_group.run_streamed` says.
     """
+    started = datetime.now(UTC)
     command = [sys.executable, "-m", "dvc", "repro", "--single-item", *(["--force"] if force else []), stage]
     ended = run_streamed(command, get_run_logger().info, seconds=seconds, environment=environment, held=held)
     if ended.timed_out:
-        raise StageFailed(f"stage {stage} was ended: it ran longer than stage_seconds={seconds:g}; raise "
-                          f"that or see what it does with `dvc repro --single-item {stage}`")
+        why = (f"stage {stage} was ended: it ran longer than stage_seconds={seconds:g}; raise "
+               f"that or see what it does with `dvc repro --single-item {stage}`")
+        cut_off.told(load(), environment[tracking.ENVIRONMENT_VARIABLE], started, why)
+        raise StageFailed(why)
     if ended.status != 0:
+        for line in cut_off.told(load(), environment[tracking.ENVIRONMENT_VARIABLE], started):
+            raise StageFailed(line)
         raise StageFailed(f"stage {stage} failed with exit status {ended.status}: its output is above, "
                           f"`dvc repro --single-item {stage}` repeats it alone")

@@ -17,7 +17,7 @@ import typer
 from nfk import completion
 from nfk import progress as progress_of_jobs
 from nfk.data.formats import FORMATS
-from nfk.memory import BUDGET_GIB
+from nfk.memory import BUDGET_GIB, REMEDY
 from nfk.one_line import one_line
 from nfk.registry_cli import registry_app
 
@@ -446,8 +446,7 @@ def main() -> None:
         if debug or not _is_of_memory(error):
             raise
         why = one_line(str(error).strip().partition("\n")[0] or type(error).__name__)
-        _end(f"not enough memory: {why}; end other programs, or lower the stage's block and svd.memory_gib in "
-             "params.yaml; the same command goes on from the last saved block", EXIT_REFUSED)
+        _end(f"not enough memory: {why}; {REMEDY}", EXIT_REFUSED)
 
 
 def _is_of_memory(error: BaseException) -> bool:

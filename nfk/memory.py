@@ -8,6 +8,9 @@ from pathlib import Path
 _STATUS = Path("/proc/self/status")
 BUDGET_GIB = 4.0
 """For a right factor and the rows it meets, where an embedder is used without a params.yaml"""
+REMEDY = ("end other programs, or lower the stage's block and svd.memory_gib in params.yaml; the same command goes on "
+          "from the last saved block")
+"""where memory runs out"""
 
 
 def peak_bytes() -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from nfk import progress, tracking
 from nfk.family_params import CustomParams
 from nfk.params import Params
-from nfk.stages import workspace
+from nfk.stages import cut_off, workspace
 from nfk.stages.changed import changed_modules
 from nfk.workspace_lock import workspace_lock
 
@@ -39,6 +39,9 @@ def reproduce(params: Params, stages: Collection[str] = (), *, force: bool = Fal
             done = all(subprocess.run([*dvc, *asked], env=environment, pass_fds=[lock]).returncode == 0
                        for asked in _asked(params, stages, force))
             status = "FINISHED" if done else "FAILED"
+            if not done:
+                for line in cut_off.told(params, pipeline_run, started):
+                    progress.told("nfk", line, warning=True)
         finally:
             if status != "FINISHED" or workspace.stages_since(started.timestamp()):
                 tracking.finish(pipeline_run, params.tracking, status=status, started=started)

@@ -54,6 +54,22 @@ def workspace_lock(path: Path = LOCK_FILE) -> Iterator[int]:
         # closed, not unlocked: unlocking would free it for the children that hold it too
 
 
+@contextmanager
+def stage_lock(path: Path) -> Iterator[None]:
+    """As `workspace_lock`, for one stage, of which `cut_off` can tell how it ended."""
+    with workspace_lock(path) as handle:
+        try:
+            yield
+        finally:
+            os.ftruncate(handle, 0)
+
+
+def cut_off(path: Path) -> bool:
+    """Whether the last holder of a `stage_lock` was killed: nobody holds it, and it still names a process."""
+    with durable.lock_file(path) as lock:
+        return durable.hold(lock.fileno()) and lock.seek(0, os.SEEK_END) > 0
+
+
 def _who(holder: str, path: Path) -> str:
     if holder.isdigit() and not psutil.pid_exists(int(holder)):
         return (f"a stage of the pipeline that was process {holder} still runs in this workspace ({path}); "

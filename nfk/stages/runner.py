@@ -14,7 +14,7 @@ from nfk.progress import told
 from nfk.stages import workspace
 from nfk.stages.outcome import Outcome
 from nfk.store import write_json
-from nfk.workspace_lock import WorkspaceBusy, workspace_lock
+from nfk.workspace_lock import WorkspaceBusy, stage_lock
 
 
 def run(stage: str, family: str | None = None, group: Group | None = None) -> Outcome:
@@ -29,7 +29,7 @@ def run(stage: str, family: str | None = None, group: Group | None = None) -> Ou
     started, clock = datetime.now(UTC), time.monotonic()
     try:
         # a stage by hand beside a pipeline, or one that outlived its killed pipeline, is refused
-        with workspace_lock(workspace.PRIVATE / "locks" / f"{name}.lock"):
+        with stage_lock(workspace.LOCKS / f"{name}.lock"):
             outcome = _call(stage, params, family, group or Alone())
     except WorkspaceBusy:
         raise

@@ -53,6 +53,7 @@ def atlas_page(family: str) -> Path:
 
 BASELINES = Path("evaluation") / "pixels.json"
 REPORT = Path("report") / "index.html"
+LOCKS = PRIVATE / "locks"
 LAST_RUNS = PRIVATE / "last"
 """What each stage last took here: times are no part of what DVC versions, since they never repeat."""
 

@@ -295,13 +295,13 @@ def another_strategy() -> Iterator[str | None]:
 # --- memory that the system refuses ---
 
 
-def limited(small: Workspace, stage: Sequence[str], limit: int | None) -> tuple[int, str, int]:
-    """`nfk STAGE` with so many bytes of addresses; its status, what it said, the most it had of them."""
+def limited(small: Workspace, command: Sequence[str], limit: int | None) -> tuple[int, str, int]:
+    """`nfk COMMAND` with so many bytes of addresses; its status, what it said, the most it had of them."""
     def lower() -> None:
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
-    process = subprocess.Popen([sys.executable, "-m", "nfk", *stage], cwd=small.folder, stdin=subprocess.DEVNULL,
+    process = subprocess.Popen([sys.executable, "-m", "nfk", *command], cwd=small.folder, stdin=subprocess.DEVNULL,
                                env=small.environment | {"OPENBLAS_NUM_THREADS": "1"}, stdout=subprocess.PIPE,
                                stderr=subprocess.STDOUT, text=True, preexec_fn=lower, start_new_session=True)
     most, deadline = 0, time.monotonic() + _SECONDS
@@ -318,26 +318,27 @@ def limited(small: Workspace, stage: Sequence[str], limit: int | None) -> tuple[
 
 def limits(small: Workspace, tries: int, tell: Callable[[str, str | None], None]) -> None:
     """The SVD under a limit on its addresses, between what its start takes and what all of it takes."""
-    goal, stage = small.folder / "factors/classifier.zarr", ("svd", "classifier")
-    done = subprocess.run([sys.executable, "-m", "dvc", "repro", "svd@classifier"], cwd=small.folder,
+    goal, lock = small.folder / "factors/classifier.zarr", small.folder / "dvc.lock"
+    done = subprocess.run([sys.executable, "-m", "dvc", "repro", "statistics@classifier"], cwd=small.folder,
                           env=small.environment, capture_output=True, text=True)
     if done.returncode != 0:
         raise RuntimeError(f"the undisturbed run failed: {done.stdout[-1000:]}{done.stderr[-1000:]}")
-    wanted = store.read(goal).digest
+    before = lock.read_bytes()
     start = limited(small, ("estimate", "--help"), None)[2]
-    shutil.rmtree(goal)
-    most = limited(small, stage, None)[2]
+    most = limited(small, ("svd", "classifier"), None)[2]
+    wanted = store.read(goal).digest
     for place in range(tries):
-        shutil.rmtree(goal, ignore_errors=True)
-        shutil.rmtree(small.folder / ".nfk/scratch", ignore_errors=True)
+        for folder in (goal, small.folder / ".nfk/scratch", small.folder / ".dvc/cache/runs"):
+            shutil.rmtree(folder, ignore_errors=True)
+        lock.write_bytes(before)
         limit = int(start + (most - start) * (0.3 + 0.69 * place / max(1, tries - 1)))
-        status, said, _ = limited(small, stage, limit)
+        status, said, _ = limited(small, ("repro", "svd@classifier"), limit)
         if status != 0:
             last = said.strip().splitlines()[-1:] or [""]
-            told = "Traceback" not in said and last[0].startswith("nfk: ")
+            told = "memory" in last[0] and last[0].startswith("nfk: ")
             tell("told", None if told else f"{limit / 2**20:.0f} MiB, status {status}: {last[0][:200]}")
         left = store.read(goal).digest if goal.exists() else None
-        again = limited(small, stage, None)
+        again = limited(small, ("repro", "svd@classifier"), None)
         found = store.read(goal).digest
         tell("resumed", None if again[0] == 0 and found == wanted and left in (None, wanted)
              else f"{limit / 2**20:.0f} MiB: {again[1][-300:]}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from nfk.workspace_lock import WorkspaceBusy, workspace_lock
+from nfk.workspace_lock import WorkspaceBusy, cut_off, stage_lock, workspace_lock
 
 HOLD = """\
 import sys, time
@@ -57,6 +57,20 @@ def test_a_child_that_holds_it_outlives_its_parent() -> None:
     child.communicate(b"\n")
     with workspace_lock(LOCK):
         pass
+
+
+def test_it_tells_a_stage_that_was_killed_from_one_that_ended() -> None:
+    hold = HOLD.replace("workspace_lock(", "stage_lock(").replace("import workspace_lock", "import stage_lock")
+    for end in ("kill", "terminate"):  # Python dies of both where it sits
+        with subprocess.Popen([sys.executable, "-c", hold, str(ROOT)], stdout=subprocess.PIPE) as holder:
+            assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
+            assert not cut_off(LOCK)
+            getattr(holder, end)()
+        assert cut_off(LOCK) and cut_off(LOCK)
+        with pytest.raises(KeyError), stage_lock(LOCK):
+            assert not cut_off(LOCK)
+            raise KeyError  # and says so itself
+        assert not cut_off(LOCK)
 
 
 def test_inside_the_holder_s_block_it_is_the_holder_s_own_and_stays_held_after() -> None:
