@@ -61,7 +61,7 @@ class RefreshOptions(PipelineOptions):
 @flow(name="nfk-refresh")
 def refresh(options: RefreshOptions = RefreshOptions()) -> None:  # noqa: B008 - frozen
     """Everything up to date from the data on, registered and judged; the first step that fails ends the run."""
-    params = parameters.load()
+    params = _load_params()
     asked = options.model_dump(include=set(PipelineOptions.model_fields))
     # held to the end: what is registered and pushed is what this run's stages made
     with workspace_lock() as lock:
@@ -102,6 +102,16 @@ def run_step(command: list[str], *, held: Collection[int] = ()) -> str:
     return ended.last_line
 
 
+def _load_params() -> parameters.Params:
+    """ParamsError where what would be registered would not be judged."""
+    params = parameters.load()
+    if params.svd.rank not in params.evaluate.ranks:
+        raise parameters.ParamsError(
+            f"svd.rank={params.svd.rank}: not among evaluate.ranks={list(params.evaluate.ranks)}, and a candidate is "
+            f"judged by its vectors of all components; add {params.svd.rank} there")
+    return params
+
+
 def _has_remote() -> bool:
     from dvc.repo import Repo
 
@@ -117,7 +127,7 @@ def _main(
 ) -> None:
     """Refresh under Prefect."""
     try:
-        parameters.load()
+        _load_params()  # what the flow would refuse is refused before a server is started for it
         refresh(RefreshOptions(families=tuple(family or ()), promote=promote, push=push, branch=branch))
     except ValidationError as error:
         fault = error.errors()[0]

@@ -50,6 +50,22 @@ def test_the_workspace_is_held_until_the_last_candidate_is_judged(
     assert workspace_is() == "free"
 
 
+def test_a_rank_that_would_not_be_judged_is_refused_before_anything_runs(
+        workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    import typer
+
+    from flows import refresh as module
+
+    (workspace / "params.yaml").write_text((workspace / "params.yaml").read_text() + "svd: {rank: 100}\n")
+    monkeypatch.setattr(module, "pipeline", lambda *_: pytest.fail("ran"))
+    with pytest.raises(typer.Exit) as end:
+        module._main()
+    assert end.value.exit_code == 2
+    assert capsys.readouterr().err == (
+        "svd.rank=100: not among evaluate.ranks=[16, 32, 64, 128], and a candidate is judged by its vectors of all "
+        "components; add 100 there\n")
+
+
 def test_the_lock_is_pushed_aside_and_the_branch_here_does_not_move(tmp_path: Path) -> None:
     from flows.refresh import _PUSH_LOCK
 
