@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -12,6 +13,11 @@ from nfk.one_line import OneLine
 
 class DataError(OneLine):
     """The images cannot be used; one line that names the file, the row or key, and the remedy."""
+
+
+def unreadable(path: Path | str, error: OSError) -> DataError:
+    """The system's refusal to read the file, or one in this folder, in a line."""
+    return DataError(f"{error.filename or path}: cannot be read ({error.strerror}); check its permissions and the disk")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from nfk.data.formats import BUNDLED, FORMATS, NAMED
-from nfk.data.image_set import DataError, ImageSet
+from nfk.data.image_set import DataError, ImageSet, unreadable
 
 if TYPE_CHECKING:
     from nfk.data.archives import Tree
@@ -62,8 +62,7 @@ def open_source(source: str, wanted: Wanted | None = None) -> Source:
             raise DataError(f"{path}: of no known format; give {_EXPECTED}")
         return _open_file(path, kind, wanted)
     except OSError as error:
-        raise DataError(f"{error.filename or path}: cannot be read ({error.strerror}); check its permissions "
-                        "and the disk") from error
+        raise unreadable(path, error) from error
 
 
 def _open_named(name: str, wanted: Wanted) -> Source:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int32, Int64, Integer, UInt8
 
 from nfk.data import classes
-from nfk.data.image_set import DataError, ImageSet
+from nfk.data.image_set import DataError, ImageSet, unreadable
 from nfk.data.memory import empty_images
 
 
@@ -59,16 +59,23 @@ class Source:
                         digest=self.digest, test_from=self.test_from)
 
     def counted(self) -> Iterator[Block]:
-        """The blocks. DataError where they hold more or fewer images than there are labels, as in a damaged file."""
-        done = 0
-        for block in self.blocks():
-            done += len(block.rows)
-            if done > len(self):
-                break
-            yield block
+        """The blocks. DataError where they hold more or fewer images than there are labels, as in a damaged file, one
+        of them twice, or where the disk fails."""
+        done, seen = 0, np.zeros(len(self), bool)
+        try:
+            for block in self.blocks():
+                done += len(block.rows)
+                if done > len(self):
+                    break
+                seen[block.rows] = True
+                yield block
+        except OSError as error:
+            raise unreadable(self.path, error) from error
         if done != len(self):
             more = "" if done < len(self) else "at least "
             raise DataError(f"{self.path}: {more}{done:,} images for {len(self):,} labels; fetch it again")
+        if not seen.all():
+            raise DataError(f"{self.path}: image {seen.argmin():,} does not come, another comes twice; fetch it again")
 
     def reported(self, progress: Callable[[int, int], None] | None) -> Iterator[Block]:
         """The blocks; after each, `progress` gets the images read and those there are."""
