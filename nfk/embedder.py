@@ -10,7 +10,7 @@ unchanged, where the embedder is loaded; a registered one brings it along. It is
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,12 @@ def digest(folder: Path) -> str:
     return store.tree_digest(folder)
 
 
+def code_of(folder: Path) -> tuple[str, ...]:
+    """The "module:function" that the embedder's network comes from, where that is a user's own; nothing is imported."""
+    model = checkpoint.read_card(folder / MODEL)["model"]
+    return (model,) if ":" in model else ()
+
+
 @dataclass(frozen=True)
 class Embedder:
     """e(x) = W^T V_x, scaled as the pipeline's `embed` stage scales it."""
@@ -81,13 +87,13 @@ class Embedder:
     """digests of data, model, statistics and factors it was made from"""
 
     @classmethod
-    def load(cls, folder: Path | str, memory_gib: float = BUDGET_GIB) -> Embedder:
+    def load(cls, folder: Path | str, memory_gib: float = BUDGET_GIB, *, code: Collection[str] = ()) -> Embedder:
         """What `write` wrote; every byte is held against its digest. StoreError or ModelError otherwise.
 
         A right factor that does not fit `memory_gib` twice stays in the folder, and is read anew for each group of
-        images whose rows fit it."""
+        images whose rows fit it. `code`: as `nfk.models.checkpoint.load` has it; `code_of` says what it asks for."""
         folder = Path(folder)
-        model, found = checkpoint.load(folder / MODEL), store.read(folder / FACTORS)
+        model, found = checkpoint.load(folder / MODEL, code), store.read(folder / FACTORS)
         theta = choose(model.log_density, model.params, **found.attributes["theta"])
         scores, memory_bytes = Scores(theta.log_density, theta.params), int(memory_gib * 2**30)
         right = held_or_read(found["right"], memory_bytes)

@@ -157,6 +157,11 @@ class Params(Section):
     tracking: TrackingParams = TrackingParams()
     registry: RegistryParams = RegistryParams()
 
+    @property
+    def code(self) -> tuple[str, ...]:
+        """The "module:function" of each network of the user's own: what may be imported and run."""
+        return tuple(family.model for family in self.families.values() if isinstance(family, CustomParams))
+
     @model_validator(mode="after")
     def _consistent(self) -> Params:
         for name in self.theta:

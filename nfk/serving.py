@@ -7,6 +7,7 @@ leading k numbers of each vector. A wrong shape, dtype or range is status 400 wi
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import mlflow
@@ -15,14 +16,16 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 from mlflow.pyfunc import PythonModel
 
-from nfk.embedder import Embedder, EmbedderError
+from nfk.embedder import Embedder, EmbedderError, code_of
 
 
 class ServedEmbedder(PythonModel):
     """Images in, vectors out."""
 
     def load_context(self, context: Any) -> None:
-        self._embedder = Embedder.load(context.artifacts["embedder"])
+        folder = context.artifacts["embedder"]
+        # MLflow's own server runs what its artifacts bring along; `nfk serve` holds it against the registry first
+        self._embedder = Embedder.load(folder, code=code_of(Path(folder)))
 
     def predict(self, context: Any, model_input: np.ndarray, params: dict[str, Any] | None = None) -> np.ndarray:
         rank = self._embedder.rank

@@ -191,8 +191,6 @@ def _whole(path: Path) -> Iterator[None]:
     """Any fault of the archive at `path` in one line."""
     try:
         yield
-    except DataError:
-        raise
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, struct.error, RuntimeError,
             ValueError, LookupError, OverflowError) as error:  # whatever the library makes of hostile headers
         # EINVAL: a place beyond what a file can have; without a number: gzip's own and bzip2's

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,16 @@ def save(network: Model | Trained, folder: Path, extra: dict[str, Any] | None = 
     return card | extra
 
 
-def load(folder: Path) -> Model:
-    """Read the network that `save` wrote. ModelError where a file is missing, unknown or not as saved."""
+def load(folder: Path, code: Collection[str] = ()) -> Model:
+    """Read the network that `save` wrote. ModelError where a file is missing, unknown or not as saved.
+
+    `code`: the "module:function" that a card may name, by who vouches for them, which is never the card: importing is
+    running. ModelError, and nothing imported, for another.
+    """
     card = read_card(folder)
+    if ":" in card["model"] and card["model"] not in code:
+        raise ModelError(f"{folder / CARD}: names the code {card['model']}, which to load is to run; name it as a "
+                         "family's model in params.yaml if it is yours, or take the registered embedder")
     path = folder / WEIGHTS
     try:
         weights = path.read_bytes()

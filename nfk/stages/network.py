@@ -38,7 +38,7 @@ def load(params: Params, family: str) -> Network:
     """The network that `pretrain` wrote, its theta as params.yaml has it; ModelError if it is absent or damaged."""
     folder = workspace.model_folder(family)
     card = checkpoint.read_card(folder)
-    model = checkpoint.load(folder)
+    model = checkpoint.load(folder, code=params.code)
     return Network(family, model, scores(params, family, model), digest(card), card)
 
 

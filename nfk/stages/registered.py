@@ -16,7 +16,7 @@ from typing import NamedTuple
 from nfk import embedder, registry, store
 from nfk.embedder import Embedder
 from nfk.memory import BUDGET_GIB
-from nfk.params import Params, load
+from nfk.params import PARAMS_FILE, Params, load
 
 _FILES, _CODE = "digest.embedder", "digest.code."
 
@@ -46,6 +46,8 @@ def opened(
 
     params: None: those of params.yaml, read where the registry is asked. memory_gib: as `Embedder.load` has it.
 
+    A folder's network of somebody's own code is refused (ModelError) unless params.yaml names that code.
+
     RegistryError where one byte of its files, or of the module its network comes from, is not what was registered, or
     where nothing was recorded; ModelError and StoreError where a folder does not agree with itself. What was fetched
     stays until the block ends, since a right factor may be read by parts, and a user's module may import more of
@@ -53,7 +55,9 @@ def opened(
     """
     folder = Path(reference)
     if (folder / embedder.FACTORS).is_dir():
-        found = Embedder.load(folder, memory_gib)
+        # a folder may come from anyone: the code it names must be one of this workspace's own
+        own = params or (load() if PARAMS_FILE.exists() else None)
+        found = Embedder.load(folder, memory_gib, code=own.code if own else ())
         yield Opened(found, folder.resolve().name, "local", embedder.digest(folder),
                      {f"digest.{name}": digest for name, digest in found.inputs.items()})
         return
@@ -66,9 +70,11 @@ def opened(
                                                               dst_path=scratch))
         files = bundle / "artifacts" / "embedder"
         check(entry, files, bundle / "code")
-        if any(name.startswith(_CODE) for name in entry.tags):
+        code = embedder.code_of(files) if any(name.startswith(_CODE) for name in entry.tags) else ()
+        if code:
             sys.path.append(str(bundle / "code"))  # a network of a user's own is found there, if not here
-        yield Opened(Embedder.load(files, memory_gib), entry.name, entry.version, entry.tags[_FILES], entry.tags)
+        found = Embedder.load(files, memory_gib, code=code)
+        yield Opened(found, entry.name, entry.version, entry.tags[_FILES], entry.tags)
 
 
 def code_tags(code: tuple[Path, ...]) -> dict[str, str]:

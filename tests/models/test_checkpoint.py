@@ -1,5 +1,6 @@
 """Networks on disk: bit for bit back, and one line where they cannot be."""
 
+import hashlib
 import json
 import re
 
@@ -9,6 +10,7 @@ import pytest
 import safetensors.numpy
 
 from nfk.models.checkpoint import CARD, WEIGHTS, ModelError, flatten, load, read_card, save
+from nfk.models.custom import CustomError
 from nfk.models.families import MODELS
 from nfk.params import parse
 from nfk.training import Check
@@ -96,6 +98,22 @@ def test_a_card_that_is_none_is_refused(saved, text, message):
     (saved / CARD).write_text(text)
     with pytest.raises(ModelError, match=message):
         load(saved)
+
+
+def test_a_card_names_no_code_that_nobody_else_names(saved, tmp_path, monkeypatch):
+    """Importing a module runs it; the digest beside its name on the card is the card's, too."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    source = "import pathlib\npathlib.Path('executed').touch()\n"
+    (tmp_path / "unasked.py").write_text(source)
+    change_card(saved, model="unasked:build", config={}, source=hashlib.sha256(source.encode()).hexdigest())
+    for code in ((), ("mine:build",), ("unasked:other",), ("unasked",)):
+        with pytest.raises(ModelError, match=r"card.json: names the code unasked:build, which to load is to run; name"):
+            load(saved, code)
+    assert not (tmp_path / "executed").exists()
+    with pytest.raises(CustomError, match="module unasked has no 'build'"):
+        load(saved, ("unasked:build",))
+    assert (tmp_path / "executed").exists()
 
 
 def test_a_configuration_of_another_version_is_refused(saved):

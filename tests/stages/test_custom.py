@@ -158,7 +158,7 @@ def test_vectors_are_the_estimators(workspace, module, function):
     built, samples = net.build({"width": 4}, (12, 12, 1), 2), data.examples("train", 32)
     if function == "trainable":
         built = net.trainable({"width": 4}, (12, 12, 1), 2).train(data.pixels("train"), None, None, None).model
-        samples = load(model_folder("mine")).sample(network.key(chosen, "samples"), 32)
+        samples = load(model_folder("mine"), chosen.code).sample(network.key(chosen, "samples"), 32)
     kernel = NeuralFisherKernel(built.log_density, built.params, rank=4, strategy="explicit", whitening="kronecker",
                                 unit_rows=True, damping=0.1).fit(data.examples("train"), model_samples=samples)
     found = store.read("embeddings/mine.zarr")
@@ -251,8 +251,9 @@ def test_metrics_may_be_jax_scalars(workspace, module, tmp_path):
 
 
 def test_its_weights_come_back_bit_for_bit(workspace, module, tmp_path):
-    workspace.run(settings(workspace, "trainable"), "mine", "pretrain")
-    kept = load(tmp_path / "models/mine")
+    chosen = settings(workspace, "trainable")
+    workspace.run(chosen, "mine", "pretrain")
+    kept = load(tmp_path / "models/mine", chosen.code)
     start = importlib.import_module("my_nets.dense").trainable({"width": 4}, (12, 12, 1), 2)
     assert np.array_equal(kept.params.hidden[0], start.params.hidden[0])
     assert np.all(np.asarray(kept.params.out) > np.asarray(start.params.out) + 0.9)

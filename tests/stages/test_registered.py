@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from nfk import embedder
+from nfk.models.checkpoint import ModelError
 from nfk.registry import Entry, RegistryError
 from nfk.stages.registered import check, code_tags, opened
 from tests.service.small_embedder import write
@@ -61,6 +64,25 @@ def test_so_is_any_change_of_the_user_s_module(files, code, spoil):
 def test_a_version_without_a_recorded_digest_is_refused(files, code):
     with pytest.raises(RegistryError, match=r"no tag digest\.embedder to hold its files against; register it again"):
         check(entry({}), files, code.parent)
+
+
+def test_a_folder_s_code_is_that_of_params_yaml_or_none(files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "unasked.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
+    card = files / "model" / "card.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"model": "unasked:build", "config": {}}))
+    refused = pytest.raises(ModelError, match=r"names the code unasked:build")
+    with refused, opened(None, str(files)):
+        pass
+    (tmp_path / "params.yaml").write_text("families: {mine: {model: 'my_nets:build'}}\n")
+    with refused, opened(None, str(files)):
+        pass
+    assert not (tmp_path / "executed").exists()
+    (tmp_path / "params.yaml").write_text("families: {mine: {model: 'unasked:build'}}\n")
+    with pytest.raises(ModelError, match="the file of unasked:build is not the one"), opened(None, str(files)):
+        pass
+    assert (tmp_path / "executed").exists()
 
 
 def test_a_folder_is_opened_without_a_registry(files):
