@@ -15,6 +15,8 @@ from typing import NamedTuple
 
 import psutil
 
+from nfk.tracking import redact
+
 TERMINATION_SECONDS = 5.0  # from the request to end to the kill
 
 
@@ -28,7 +30,7 @@ def run_streamed(
     command: Sequence[str], say: Callable[[str], None], *, seconds: float, environment: Mapping[str, str] | None = None,
     held: Collection[int] = (), folder: Path = Path(),
 ) -> Ended:
-    """Run `command` in `folder`, each line it prints to `say`, for `seconds` at most.
+    """Run `command` in `folder`, each line it prints to `say` with secrets redacted, for `seconds` at most.
 
     `held` are file descriptors it keeps open, such as the workspace lock's. However this ends, by success, error,
     time-out or cancellation, no process of the command is left.
@@ -38,7 +40,7 @@ def run_streamed(
                         folder) as (process, timed_out):
         for line in process.stdout or ():
             if line.strip():
-                last = line.rstrip()
+                last = redact(line.rstrip())
                 say(last)
         process.wait()
     return Ended(process.returncode, timed_out.is_set(), last)

@@ -456,7 +456,10 @@ def _is_of_memory(error: BaseException) -> bool:
 
 
 def _end(message: str, code: int) -> NoReturn:
-    """The reason on stderr, a line each (one JSON object under --progress json), and the exit code."""
+    """The reason on stderr, a line each (one JSON object under --progress json), without secrets, and the exit code."""
+    from nfk.tracking import redact
+
+    message = redact(message)
     if os.environ.get(progress_of_jobs.VARIABLE) == "json":
         print(json.dumps({"error": message, "exit_code": code}), file=sys.stderr)
     else:

@@ -49,6 +49,13 @@ def test_help_says_what_the_exit_codes_mean(folder):
     assert codes == ["0", "1", "2", "3", "4", "130"]
 
 
+def test_an_error_tells_no_secret(folder):
+    done = nfk("data", "--from", "s3://me:hunter22@host/x", "--to", "out.zarr", folder=folder, A_TOKEN="me-and-you")
+    assert done.returncode == 2 and "s3:" in done.stderr and "hunter22" not in done.stderr, done.stderr
+    done = nfk("data", "--from", "me-and-you", "--to", "out.zarr", folder=folder, A_TOKEN="me-and-you")
+    assert done.returncode == 2 and "data.source='***': no such file" in done.stderr, done.stderr
+
+
 def test_an_error_is_one_line_an_object_for_machines_and_a_trace_with_debug(folder):
     plain = nfk("svd", "gna", folder=folder)
     assert (plain.returncode, plain.stderr) == (
