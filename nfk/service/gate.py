@@ -23,6 +23,8 @@ HEALTH = "/health"
 _HELD = (0.2, 0.5)
 """Seconds, drawn at random, that a refusal for want of room is held back: clients that ask again at once would else
 take the processor from those inside, and all at one moment."""
+_HELD_AT_ONCE = 256
+"""More are refused at once and their connection is closed: of ten times the load a thousand would be held."""
 _THROWN_AWAY, _PATIENCE = 1 << 26, 2.0  # bytes and seconds of a refused body
 
 
@@ -51,7 +53,7 @@ class Gate:
         self._inner, self._limits, self._retry_after = inner, limits, retry_after
         self._wanted = None if token is None else f"Bearer {token}".encode()
         self._hosts = frozenset(hosts)
-        self.inside = self.answered = self.refused = self._bytes = 0
+        self.inside = self.answered = self.refused = self._bytes = self._held = 0
 
     async def __call__(self, scope: Scope, receive: Callable, send: Callable) -> None:
         if scope["type"] != "http":
@@ -71,10 +73,7 @@ class Gate:
         # without a length it may be as large as any
         reserved = length if b"content-length" in headers else self._limits.body
         if self.inside >= self._limits.inside or (self.inside and self._bytes + reserved > self._limits.memory):
-            await asyncio.sleep(random.uniform(*_HELD))
-            seconds = self._retry_after()
-            return await self._refuse(receive, send, headers, 503, f"too many requests wait; try again in {seconds} s",
-                                      (b"retry-after", str(seconds).encode()))
+            return await self._no_room(receive, send, headers)
         self.inside += 1
         self._bytes += reserved
         try:
@@ -82,6 +81,19 @@ class Gate:
         finally:
             self.inside -= 1
             self._bytes -= reserved
+
+    async def _no_room(self, receive: Callable, send: Callable, headers: dict[bytes, bytes]) -> None:
+        more = [(b"connection", b"close")]
+        if self._held < _HELD_AT_ONCE:
+            self._held += 1
+            try:
+                await asyncio.sleep(random.uniform(*_HELD))
+            finally:
+                self._held -= 1
+            more = []
+        seconds = self._retry_after()
+        await self._refuse(receive, send, headers, 503, f"too many requests wait; try again in {seconds} s",
+                           (b"retry-after", str(seconds).encode()), *more)
 
     def _stranger(self, path: str, headers: dict[bytes, bytes]) -> tuple[int, str] | None:
         if self._wanted is None:

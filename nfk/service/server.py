@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import resource
 import signal
 import socket
 from collections.abc import Iterator
@@ -21,7 +22,8 @@ from nfk.service.gate import Gate, Limits
 from nfk.service.remote import TITLE, TOKEN, Remote, started
 
 _SHORTEST_TOKEN = 16
-_CONNECTIONS = 1024
+_CONNECTIONS = 8192
+"""at most, and half of the files that the system lets a process have; /health counts, too"""
 _LAST_CALL = 0.25  # seconds in which requests are read that were sent before the end
 _KEEP_ALIVE = 15  # seconds
 
@@ -70,7 +72,7 @@ class _Server(uvicorn.Server):
 
     def __init__(self, app: Gate, address: str, remote: Remote, options: Options) -> None:
         super().__init__(uvicorn.Config(
-            app, log_level="error", access_log=False, server_header=False, limit_concurrency=_CONNECTIONS,
+            app, log_level="error", access_log=False, server_header=False, limit_concurrency=_connections(),
             timeout_keep_alive=_KEEP_ALIVE, timeout_graceful_shutdown=max(1, round(options.drain_seconds)),
             ws="none", lifespan="off"))
         self._app, self._address, self._remote = app, address, remote
@@ -102,6 +104,15 @@ class _Server(uvicorn.Server):
         finally:
             for number, handler in former.items():
                 signal.signal(number, handler)
+
+
+def _connections() -> int:
+    """How many may be open at once: as many files as the system allows are asked for first."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * _CONNECTIONS if hard == resource.RLIM_INFINITY else min(hard, 2 * _CONNECTIONS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted // 2
 
 
 def _token(options: Options) -> str | None:

@@ -10,6 +10,7 @@ seconds in which what waits will be done.
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import sys
@@ -33,6 +34,7 @@ from nfk.service.neighbours import Neighbours
 from nfk.service.remote import TITLE
 from nfk.stages.registered import Opened, opened
 
+_NICE = 10  # where processors are few, /health and refusals come first: they cost little
 _THREADS = 2  # decode and search; more would only take turns with the embedder
 
 
@@ -120,6 +122,7 @@ def _warm(found: Opened, block: int) -> None:
 def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):  # the end is told by the socket, when what is queued is done
         signal.signal(number, signal.SIG_IGN)
+    os.nice(_NICE)
     with socket.socket(fileno=int(sys.argv[1])) as channel, channel.makefile("rb") as stream:
         asked = frames.read(stream)
         if asked is None:
