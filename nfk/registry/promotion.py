@@ -32,17 +32,17 @@ def promote(
     champion = _champion(client, candidate.name)
     if champion is not None and champion.version == candidate.version:
         _crown(client, champion)  # a promotion that broke off between its two aliases is completed
+        _forget_rollback(client, champion)  # of one by force that broke off before the first
         return champion, champion
     if not force:
         _pass_gate(candidate, champion, gain)
     former = champion.version if champion else _NONE
     client.set_model_version_tag(candidate.name, candidate.version, FORMER, former)
-    if ROLLED_BACK in candidate.tags:
-        client.delete_model_version_tag(candidate.name, candidate.version, ROLLED_BACK)
+    _forget_rollback(client, candidate)
+    if force and champion is not None:  # before the aliases move: cut off after them, it would never be
+        client.set_model_version_tag(champion.name, champion.version, ROLLED_BACK, candidate.version)
     _crown(client, candidate)
     if force:
-        if champion is not None:
-            client.set_model_version_tag(champion.name, champion.version, ROLLED_BACK, candidate.version)
         return find(client, candidate.reference), champion
     rivals = [entry for entry in entries(client, candidate.name)
               if entry.tags.get(FORMER) == former and entry.version != candidate.version
@@ -90,6 +90,11 @@ def _crown(client: MlflowClient, entry: Entry) -> None:
         if champion is None or champion.version == followed.version:
             return
         followed = champion
+
+
+def _forget_rollback(client: MlflowClient, entry: Entry) -> None:
+    if ROLLED_BACK in entry.tags:
+        client.delete_model_version_tag(entry.name, entry.version, ROLLED_BACK)
 
 
 def _champion(client: MlflowClient, name: str) -> Entry | None:
