@@ -229,3 +229,26 @@ def test_what_the_application_raises_does_not_reach_the_server():
 def test_a_refusal_is_held_back_for_a_moment_but_not_a_second():
     low, high = gate._HELD
     assert 0 < low < high <= 0.5
+
+
+def test_of_a_flood_few_are_held_back_and_the_rest_are_refused_at_once_and_sent_away(inner, monkeypatch):
+    monkeypatch.setattr(gate, "_HELD", (0.5, 0.5))
+    monkeypatch.setattr(gate, "_HELD_AT_ONCE", 3)
+    app, clients = gated(inner), [Client() for _ in range(20)]
+    inner.go.clear()
+
+    async def fifteen_are_refused_before_the_three():
+        tasks = [asyncio.create_task(app(client.scope, client.receive, client.send)) for client in clients]
+        await asyncio.sleep(0.2)
+        at_once = [client for client in clients if client.sent]
+        inner.go.set()
+        await asyncio.gather(*tasks)
+        return at_once
+
+    at_once = asyncio.run(fifteen_are_refused_before_the_three())
+    held = [client for client in clients if client.status == 503 and client not in at_once]
+    assert (len(at_once), len(held)) == (15, 3)
+    assert all(client.headers["retry-after"] == "7" for client in at_once + held)
+    assert {client.headers.get("connection") for client in at_once} == {"close"}
+    assert {client.headers.get("connection") for client in held} == {None}
+    assert app._held == 0
