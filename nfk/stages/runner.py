@@ -11,7 +11,7 @@ from nfk.linalg.group import Alone, Group
 from nfk.memory import peak_bytes
 from nfk.params import Params, load
 from nfk.progress import told
-from nfk.stages import workspace
+from nfk.stages import depended, workspace
 from nfk.stages.outcome import Outcome
 from nfk.store import write_json
 from nfk.workspace_lock import WorkspaceBusy, stage_lock
@@ -22,7 +22,7 @@ def run(stage: str, family: str | None = None, group: Group | None = None) -> Ou
     has heard of them. Of a group's processes all run it, and process 0 alone locks, keeps times and tells."""
     if group is not None and group.index > 0:
         return _call(stage, load(), family, group)
-    params = load()
+    params, before = load(), depended.seen(stage, family)
     if family is not None:
         (params.study if stage == "study" else params.family)(family)
     name = tracking.stage_name(stage, family)
@@ -31,6 +31,7 @@ def run(stage: str, family: str | None = None, group: Group | None = None) -> Ou
         # a stage by hand beside a pipeline, or one that outlived its killed pipeline, is refused
         with stage_lock(workspace.LOCKS / f"{name}.lock"):
             outcome = _call(stage, params, family, group or Alone())
+            depended.check(stage, family, before)
     except WorkspaceBusy:
         raise
     except BaseException as fault:
