@@ -1,6 +1,7 @@
 """Scheduled: new data to a registered, gated embedder: `python -m flows.refresh`.
 
-    data anew -> the pipeline -> register as candidate -> promote through the gate -> push DVC's cache
+    data anew -> the pipeline -> every byte checked -> register as candidate -> promote through the gate -> push
+    DVC's cache
 
 The data stage always runs: it reads its source again, and where that gives the same bytes DVC repeats nothing after
 it. A candidate that does not pass the gate is a normal end: the champion stays.
@@ -24,6 +25,7 @@ from flows.pipeline import FAILED, REFUSED, PipelineOptions, pipeline
 from flows.plain_failures import WithoutTraceback
 from flows.process_group import run_streamed
 from nfk import params as parameters
+from nfk.stages.every_byte import checked
 from nfk.workspace_lock import WorkspaceBusy, workspace_lock
 
 _STEP_SECONDS = 3600.0
@@ -53,6 +55,8 @@ class RefreshOptions(PipelineOptions):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     promote: bool = Field(True, description="give each candidate its chance to become champion")
+    check_bytes: bool = Field(True, description="hold every byte of the stores and of DVC's cache against its digest "
+                              "before anything is registered or pushed")
     push: bool = Field(True, description="push DVC's cache to the default remote, where there is one")
     branch: Annotated[str, Field(pattern=r"^(runs/[\w./-]+)?$")] = Field(
         "", description="commit dvc.lock and force it onto this branch of origin, one below runs/; empty: do not")
@@ -74,6 +78,8 @@ def _publish(options: RefreshOptions, families: Collection[str], lock: int) -> N
     def step(name: str, *command: str) -> str:
         return run_step.with_options(task_run_name=name)(list(command), held=(lock,))
 
+    if options.check_bytes:
+        check_bytes.with_options(task_run_name="check every byte")()
     rows = []
     for family in families:
         step(f"register {family}", "nfk", "registry", "register", family)
@@ -88,6 +94,15 @@ def _publish(options: RefreshOptions, families: Collection[str], lock: int) -> N
         step("push", "dvc", "push", "--quiet")
     if options.branch:
         step("push lock", "sh", "-c", _PUSH_LOCK, "sh", f"refresh: {flow_run.name}", options.branch)
+
+
+@task(cache_policy=NO_CACHE)
+def check_bytes() -> None:
+    """StepFailed for the first file that is not as it was written."""
+    for part in checked(parameters.load()):
+        get_run_logger().info(part.found)
+        if part.remedy:
+            raise StepFailed(f"{part.found}; {part.remedy}")
 
 
 @task(cache_policy=NO_CACHE)

@@ -212,8 +212,8 @@ def atlas(
 
 @app.command()
 def doctor(
-    every_byte: Annotated[bool, typer.Option("--every-byte", help="hold each byte of the stores against its "
-                                             "checksum")] = False,
+    every_byte: Annotated[bool, typer.Option("--every-byte", help="hold each byte of the stores and of DVC's cache "
+                                             "against its checksum")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="a JSON list instead of lines")] = False,
 ) -> None:
     """Look for faults of machine, folder and servers.

@@ -18,6 +18,7 @@ from nfk import dvc_lock, store, tracking
 from nfk.data.named import SETS, cache_folder
 from nfk.params import PARAMS_FILE, Params, ParamsError, load
 from nfk.stages import workspace
+from nfk.stages.every_byte import checked, stores
 
 _LEAST_DISK = 2 * 2**30
 _PATIENCE = 5.0
@@ -37,7 +38,8 @@ class Finding(NamedTuple):
 def examine(*, every_byte: bool = False) -> Iterator[Finding]:
     """Versions, devices, memory, disk, repository, parameters, data, stores, servers; a finding or more each.
 
-    every_byte: hold each byte of the stores against its checksum (a read of all of them), not only their markers.
+    every_byte: hold each byte of the stores and of DVC's cache against its checksum (a read of all of them), not only
+    the stores' markers.
     """
     yield from _versions()
     yield _devices()
@@ -141,21 +143,18 @@ def _source(params: Params) -> Finding:
 
 
 def _stores(params: Params, every_byte: bool) -> Iterator[Finding]:
-    paths = [workspace.data_store(params), *(
-        of(family) for family in params.families
-        for of in (workspace.statistics_store, workspace.factors_store, workspace.embeddings_store))]
-    there = [path for path in paths if path.exists()]
+    if every_byte:
+        for part in checked(params):
+            yield Finding("fault" if part.remedy else "ok", *part)
+        return
+    there = stores(params)
     for path in there:
         try:
-            store.read(path) if every_byte else store.read_marker(path)
+            store.read_marker(path)
         except store.StoreError as error:
             yield Finding("fault", "stores", str(error), f"rm -r {path}, then `nfk repro`")
-        else:
-            if every_byte:
-                yield Finding("ok", "stores", f"{path}: every byte as it was written")
-    if not every_byte:
-        yield Finding("ok", "stores", f"{len(there)} of {len(paths)} written; --every-byte holds them against their "
-                      "checksums")
+    yield Finding("ok", "stores", f"{len(there)} of {1 + 3 * len(params.families)} written; --every-byte holds them "
+                  "against their checksums")
 
 
 def _mlflow(params: Params) -> Finding:

@@ -7,6 +7,7 @@ import http.server
 import json
 import shutil
 import subprocess
+import sys
 import threading
 from importlib import metadata
 
@@ -74,6 +75,32 @@ def test_a_flipped_bit_is_seen_when_every_byte_is_asked_for(folder):
     (what, text, _), = found("fault", every_byte=True)
     assert what == "stores"
     assert "does not match its checksum" in text
+
+
+@pytest.fixture
+def cached(folder):
+    """DVC's cache of a file and of a folder."""
+    shutil.rmtree(folder / ".dvc")
+    (folder / "kept.txt").write_text("kept")
+    (folder / "folder").mkdir()
+    (folder / "folder/a").write_text("a")
+    for command in (["init", "--quiet"], ["add", "--quiet", "kept.txt", "folder"]):
+        subprocess.run([sys.executable, "-m", "dvc", *command], check=True)
+    return folder / ".dvc/cache/files/md5"
+
+
+def test_dvc_s_cache_is_held_against_its_names(cached):
+    assert [text for what, text, _ in found("ok", every_byte=True) if what == "cache"] == [
+        "3 of 3 files of DVC's cache: every byte as their names say"]
+    files = sorted(file for file in cached.rglob("*") if file.is_file())
+    assert len(files) == 3
+    for file in files:
+        content = file.read_bytes()
+        file.chmod(0o644)
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+        (what, text, remedy), = found("fault", every_byte=True)
+        assert what == "cache" and str(file.relative_to(cached)) in text and remedy
+        file.write_bytes(content)
 
 
 def test_a_version_out_of_its_bounds_is_named(folder, monkeypatch):

@@ -50,6 +50,19 @@ def test_the_workspace_is_held_until_the_last_candidate_is_judged(
     assert workspace_is() == "free"
 
 
+def test_a_damaged_file_of_the_cache_is_neither_registered_nor_pushed(
+        workspace: Path, monkeypatch: pytest.MonkeyPatch, prefect_server: str) -> None:
+    from flows import refresh as module
+
+    kept = workspace / ".dvc/cache/files/md5/00/11"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("not what its name says")
+    monkeypatch.setattr(module, "pipeline", lambda *_: None)
+    monkeypatch.setattr(module, "run_step", lambda *_, **__: pytest.fail("ran"))
+    with pytest.raises(module.StepFailed, match=r"md5/00/11: its MD5 is \w{32}, and by its name another; rm it, then"):
+        module.refresh(module.RefreshOptions())
+
+
 def test_a_rank_that_would_not_be_judged_is_refused_before_anything_runs(
         workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     import typer
