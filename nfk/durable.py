@@ -137,6 +137,11 @@ def lock_file(path: Path) -> BinaryIO:
     return open(path, "a+b", buffering=0)
 
 
+def empty(handle: int) -> None:
+    """A lock file without what it said, for its holder."""
+    os.ftruncate(handle, 0)
+
+
 def hold(handle: int, *, wait: bool = False) -> bool:
     """Whether this open file or folder was nobody else's (`wait`: once it is); held until the handle is closed, however
     the process ends."""

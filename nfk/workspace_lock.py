@@ -61,7 +61,7 @@ def stage_lock(path: Path) -> Iterator[None]:
         try:
             yield
         finally:
-            os.ftruncate(handle, 0)
+            durable.empty(handle)
 
 
 def cut_off(path: Path) -> bool:
