@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -21,6 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from nfk.embedder import Embedder
+from nfk.service import server
 from nfk.service.remote import WorkerError
 from nfk.service.server import Options, ServeError, serve
 from tests.service.load import malformed, png, press, send_raw, slow_senders, watched
@@ -162,6 +164,18 @@ def test_malformed_requests_are_4xx_in_one_line(service):
         assert b"Traceback" not in body and b"\n" not in body.strip(), body
     assert {400, 404, 405, 413, 415, 422} <= statuses.keys()
     assert ask(service, "GET", "/health")[0] == 200
+
+
+@pytest.mark.parametrize(("soft", "hard", "asked", "expected"), [
+    (1024, 1_048_576, (16_384, 1_048_576), 8192), (1024, 1024, None, 512), (100_000, 100_000, None, 8192),
+    (1024, resource.RLIM_INFINITY, (16_384, resource.RLIM_INFINITY), 8192),
+])
+def test_as_many_connections_as_the_system_can_be_asked_for(monkeypatch, soft, hard, asked, expected):
+    set_to = []
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: set_to.append(limits))
+    assert server._connections() == expected
+    assert set_to == ([asked] if asked else [])
 
 
 # --- start and end ---
