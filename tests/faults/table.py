@@ -23,7 +23,10 @@ def counted(name: str) -> dict[str, Any]:
 
 
 def requests(part: str, found: dict[str, Any]) -> tuple[int, int]:
-    """Of one load, how many requests, and how many had a right answer or a refusal in order."""
+    """Of one load, how many requests, and how many had a right answer or a refusal in order; none where a bound of
+    `tests.benchmarks.serve_load` was not kept, on refusals, /health or memory."""
+    if not all(found["kept"].values()):
+        return found["requests"], 0
     wrong = found.get("wrong", 0) + found.get("traces", 0) + found.get("answers_of_several_lines", 0) + sum(
         count for status, count in found["statuses"].items()
         if not (status == "200" or status in ("429", "503") or (part == "malformed" and status.startswith("4"))))
@@ -48,6 +51,8 @@ def lines() -> list[str]:
     killed = {"group": "the whole process group", "dvc": "dvc alone", "stage": "the running stage alone"}
     rows += [(f"SIGKILL at a random moment: {killed[row['fault']]}", row["tried"], row["survived"])
              for row in counted("kills")["rows"]]
+    rows += [(f"{row['fault'].replace('group', 'the whole process group').replace('dvc', 'dvc alone')}",
+              row["tried"], row["survived"]) for row in counted("stops")["rows"]]
     rows += [(f"files damaged at random, with intent: {row['reader']}", row["cases"],
               row["read"] + row["refused"]) for row in counted("fuzz")["rows"]]
     away = counted("servers")
@@ -57,8 +62,7 @@ def lines() -> list[str]:
             "failing": f"MLflow answers 500 for {away['away_seconds']:g} s",
             "refused": f"MLflow refuses connections for {away['away_seconds']:g} s"}
     rows += [(f"{row['case']}: {done[row['fault']]}", row["tried"], row["survived"]) for row in away["rows"]]
-    if (RESULTS / "outages.json").exists():
-        rows += [(row["fault"], row["tried"], row["survived"]) for row in counted("outages")["rows"]]
+    rows += [(row["fault"], row["tried"], row["survived"]) for row in counted("outages")["rows"]]
     rows += [(f"at once: {row['fault']}", row["tried"], row["survived"]) for row in counted("together")["rows"]]
     rows += [(row["fault"], row["tried"], row["survived"]) for row in counted("room")["rows"]]
     loads = json.loads(LOAD.read_text(encoding="utf-8"))

@@ -25,10 +25,10 @@ from nfk.store import MARKER, StoreError
 from tests.faults import fuzz, fuzz_readers
 from tests.faults.fuzz_readers import READERS
 
-SECONDS = 0.7
+SECONDS = 20.0  # a reader; infra/README.md has ten minutes of each
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(1200)
 def test_no_reader_does_anything_but_read_or_refuse():
     rows = fuzz.fuzz(list(READERS), SECONDS, seed=7)
     assert [finding for row in rows for finding in row["findings"]] == []
