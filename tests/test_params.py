@@ -241,3 +241,9 @@ def test_the_shipped_file_names_every_number(request):
         return {key: names(value) for key, value in section.items()} if isinstance(section, dict) else None
 
     assert names(written) == names(full)
+
+
+def test_code_is_what_families_of_ones_own_name():
+    families = {"gan": {"model": "dcgan"}, "mine": {"model": "my_nets.dense:build"}, "other": {"model": "nets:make"}}
+    assert params.parse({"families": families}).code == ("my_nets.dense:build", "nets:make")
+    assert params.parse({"families": {"gan": {"model": "dcgan"}}}).code == ()
