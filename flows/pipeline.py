@@ -63,7 +63,7 @@ def pipeline(options: PipelineOptions = PipelineOptions()) -> None:  # noqa: B00
         status: tracking.Status = "KILLED"
         try:
             for stage in stages:
-                run = partial(task, stage, seconds=options.stage_seconds, held=(lock,),
+                run = partial(task, stage, seconds=options.stage_seconds, held=(lock,), tracker=params.tracking,
                               environment={tracking.ENVIRONMENT_VARIABLE: pipeline_run})
                 run(force=options.force or stage in options.always)
                 # now that DVC has made the network, or brought one back: is it that of today's module?

@@ -40,7 +40,7 @@ def reproduce(params: Params, stages: Collection[str] = (), *, force: bool = Fal
                        for asked in _asked(params, stages, force))
             status = "FINISHED" if done else "FAILED"
             if not done:
-                for line in cut_off.told(params, pipeline_run, started):
+                for line in cut_off.told(params.tracking, pipeline_run, started):
                     progress.told("nfk", line, warning=True)
         finally:
             if status != "FINISHED" or workspace.stages_since(started.timestamp()):

@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 
 from nfk import tracking
 from nfk.memory import REMEDY
-from nfk.params import Params
+from nfk.params import TrackingParams
 from nfk.stages import workspace
 from nfk.workspace_lock import cut_off
 
 
-def told(params: Params, pipeline_run: str, since: datetime, why: str | None = None) -> list[str]:
+def told(params: TrackingParams, pipeline_run: str, since: datetime, why: str | None = None) -> list[str]:
     """One line for each stage that began after `since` and was cut off; `why` where the caller ended it himself.
 
     MLflow gets each as a run of status KILLED.
@@ -30,6 +30,6 @@ def told(params: Params, pipeline_run: str, since: datetime, why: str | None = N
                        f"runs out or someone kills it; {REMEDY}")
         tracking.log(tracking.StageRecord(
             pipeline_run=pipeline_run, stage=stage, family=family or None, started=started, status="KILLED",
-            tags={"error": line}), params.tracking)
+            tags={"error": line}), params)
         lines.append(line)
     return lines

@@ -16,7 +16,7 @@ from nfk.stages import images, network, workspace
 from nfk.stages.images import SPLITS
 from nfk.stages.labelled import is_known
 from nfk.stages.registered import code_tags
-from nfk.workspace_lock import workspace_lock
+from nfk.workspace_lock import stage_lock
 
 _EXAMPLES = 2
 _SHARE = "explained_variance"  # what is judged where the images have no classes
@@ -29,7 +29,7 @@ def run(params: Params, family: str) -> tuple[registry.Entry, registry.Entry]:
     RegistryError otherwise; WorkspaceBusy while another process registers this family here, or both would make a pair.
     """
     params.family(family)
-    with workspace_lock(workspace.PRIVATE / "locks" / f"register@{family}.lock"):
+    with stage_lock(workspace.LOCKS / f"register@{family}.lock"):
         return _run(params, family)
 
 

@@ -63,13 +63,13 @@ def test_a_flow_fails_with_that_line(killed: Path) -> None:
 def test_only_what_was_killed_since_then_counts() -> None:
     before = datetime.now(UTC) - timedelta(seconds=1)
     with stage_lock(workspace.LOCKS / "svd@gan.lock"):
-        assert cut_off.told(params.load(), "a-run", before) == []  # it runs
-    assert cut_off.told(params.load(), "a-run", before) == []  # it has ended
+        assert cut_off.told(params.load().tracking, "a-run", before) == []  # it runs
+    assert cut_off.told(params.load().tracking, "a-run", before) == []  # it has ended
     with pytest.raises(ZeroDivisionError), stage_lock(workspace.LOCKS / "svd@gan.lock"):
         raise ZeroDivisionError
-    assert cut_off.told(params.load(), "a-run", before) == []  # it said itself what was wrong
+    assert cut_off.told(params.load().tracking, "a-run", before) == []  # it said itself what was wrong
     (workspace.LOCKS / "svd@gan.lock").write_text("1234")
-    (line,) = cut_off.told(params.load(), "a-run", before)
+    (line,) = cut_off.told(params.load().tracking, "a-run", before)
     assert line.startswith("svd@gan was cut off after 0 s")
-    assert cut_off.told(params.load(), "a-run", before, why="ran too long") == ["ran too long"]
-    assert cut_off.told(params.load(), "a-run", datetime.now(UTC) + timedelta(seconds=9)) == []
+    assert cut_off.told(params.load().tracking, "a-run", before, why="ran too long") == ["ran too long"]
+    assert cut_off.told(params.load().tracking, "a-run", datetime.now(UTC) + timedelta(seconds=9)) == []

@@ -178,6 +178,15 @@ def test_as_many_connections_as_the_system_can_be_asked_for(monkeypatch, soft, h
     assert set_to == ([asked] if asked else [])
 
 
+def test_where_the_system_gives_no_more_files_those_it_gave_are_shared(monkeypatch):
+    def refuse(*_):
+        raise ValueError("not allowed to raise maximum limit")
+
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (256, resource.RLIM_INFINITY))
+    monkeypatch.setattr(resource, "setrlimit", refuse)
+    assert server._connections() == 128
+
+
 # --- start and end ---
 
 

@@ -8,8 +8,12 @@ import pytest
 
 from nfk import embedder
 from nfk.models.checkpoint import ModelError
+from nfk.params import parse
 from nfk.registry import Entry, RegistryError
+from nfk.stages import register
 from nfk.stages.registered import check, code_tags, opened
+from nfk.stages.workspace import LOCKS
+from nfk.workspace_lock import cut_off
 from tests.service.small_embedder import write
 
 
@@ -83,6 +87,15 @@ def test_a_folder_s_code_is_that_of_params_yaml_or_none(files, tmp_path, monkeyp
     with pytest.raises(ModelError, match="the file of unasked:build is not the one"), opened(None, str(files)):
         pass
     assert (tmp_path / "executed").exists()
+
+
+def test_a_registration_that_ended_does_not_pass_for_one_that_was_killed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pair = entry({}), entry({})
+    monkeypatch.setattr(register, "_run", lambda *_: pair)
+    assert register.run(parse({"families": {"gan": {"model": "dcgan"}}}), "gan") == pair
+    assert not cut_off(LOCKS / "register@gan.lock")
+    assert (LOCKS / "register@gan.lock").exists()
 
 
 def test_a_folder_is_opened_without_a_registry(files):
