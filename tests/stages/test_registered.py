@@ -73,18 +73,18 @@ def test_a_version_without_a_recorded_digest_is_refused(files, code):
 def test_a_folder_s_code_is_that_of_params_yaml_or_none(files, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "unasked.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
+    (tmp_path / "unbidden.py").write_text("import pathlib\npathlib.Path('executed').touch()\n")
     card = files / "model" / "card.json"
-    card.write_text(json.dumps(json.loads(card.read_text()) | {"model": "unasked:build", "config": {}}))
-    refused = pytest.raises(ModelError, match=r"names the code unasked:build")
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"model": "unbidden:build", "config": {}}))
+    refused = pytest.raises(ModelError, match=r"names the code unbidden:build")
     with refused, opened(None, str(files)):
         pass
     (tmp_path / "params.yaml").write_text("families: {mine: {model: 'my_nets:build'}}\n")
     with refused, opened(None, str(files)):
         pass
     assert not (tmp_path / "executed").exists()
-    (tmp_path / "params.yaml").write_text("families: {mine: {model: 'unasked:build'}}\n")
-    with pytest.raises(ModelError, match="the file of unasked:build is not the one"), opened(None, str(files)):
+    (tmp_path / "params.yaml").write_text("families: {mine: {model: 'unbidden:build'}}\n")
+    with pytest.raises(ModelError, match="the file of unbidden:build is not the one"), opened(None, str(files)):
         pass
     assert (tmp_path / "executed").exists()
 
