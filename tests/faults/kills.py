@@ -2,14 +2,15 @@
 
     python -m tests.faults.kills --kills 200     goes on with the count in tests/faults/results/kills.json
 
-A round makes the pipeline anew, from data to embeddings, and kills it again and again until it comes through, at the
+A round makes the whole pipeline anew, from data to report, and kills it again and again until it comes through, at the
 moments of a Poisson process over its whole length. Who dies is each in turn: the process group (as at a power cut), dvc
 alone, or the stage alone. Survived means: no process of it is left, the next `dvc repro` starts without a hand's help,
-and at the round's end every store has the digest of the undisturbed run.
+and at the round's end every file made has the bytes of the undisturbed run's; but the report, which tells times.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import random
@@ -34,6 +35,8 @@ KINDS = ("group", "dvc", "stage")
 _A_ROUND = 5
 """kills at most; as many are to be expected over an undisturbed run's length"""
 STORES = ("data/digits.zarr", "statistics/classifier.zarr", "factors/classifier.zarr", "embeddings/classifier.zarr")
+MADE = ("data", "models", "statistics", "factors", "embeddings", "evaluation", "report")
+_REPORT = Path("report/index.html")
 _GONE_SECONDS = 60.0
 """in which a stage whose dvc was killed may still end by itself"""
 
@@ -65,14 +68,15 @@ class Workspace:
 
     def clear(self) -> None:
         """As before the first run; DVC's cache of runs goes too, or it would bring the results back."""
-        for name in ("data", "models", "statistics", "factors", "embeddings", ".nfk", ".dvc/cache", ".dvc/tmp"):
+        for name in (*MADE, ".nfk", ".dvc/cache", ".dvc/tmp"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         (self.folder / "dvc.lock").unlink(missing_ok=True)
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self, *targets: str) -> subprocess.Popen[bytes]:
+        """`dvc repro` of those, or of all."""
         with (self.folder / "log").open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "dvc", "repro", "embed@classifier"], cwd=self.folder, env=self.environment,
+                [sys.executable, "-m", "dvc", "repro", *targets], cwd=self.folder, env=self.environment,
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
     def log(self) -> str:
@@ -80,6 +84,12 @@ class Workspace:
 
     def digests(self) -> dict[str, str]:
         return {name: store.read(self.folder / name).digest for name in STORES}
+
+    def contents(self) -> dict[str, str]:
+        """Of each file made, its bytes' digest; of the report, that it is there."""
+        return {str(path): "there" if path == _REPORT else hashlib.sha256((self.folder / path).read_bytes()).hexdigest()
+                for path in (found.relative_to(self.folder) for name in MADE
+                             for found in (self.folder / name).rglob("*") if found.is_file())}
 
     def processes(self) -> list[psutil.Process]:
         """All that run in the folder."""
@@ -130,7 +140,7 @@ def rounds(workspace: Workspace, wanted: int, draw: random.Random, tell: Any) ->
     process = workspace.start()
     if process.wait() != 0:
         raise RuntimeError(f"the undisturbed run failed: {workspace.log()}")
-    whole, undisturbed, done = time.monotonic() - begun, workspace.digests(), 0
+    whole, undisturbed, done = time.monotonic() - begun, workspace.contents(), 0
     while done < wanted:
         workspace.clear()
         waiting: list[str] = []
@@ -145,10 +155,10 @@ def rounds(workspace: Workspace, wanted: int, draw: random.Random, tell: Any) ->
                 done += len(waiting)
                 break
             if ended:
-                found = workspace.digests()
-                wrong = [name for name in STORES if found[name] != undisturbed[name]]
+                found = workspace.contents()
+                wrong = sorted(name for name in {*found, *undisturbed} if found.get(name) != undisturbed.get(name))
                 for kind in waiting:
-                    tell(kind, f"another digest: {', '.join(wrong)}" if wrong else None)
+                    tell(kind, f"not as undisturbed: {', '.join(wrong)}" if wrong else None)
                 done += len(waiting)
                 break
 

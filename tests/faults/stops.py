@@ -73,7 +73,7 @@ def main(tries: Annotated[int, typer.Option(min=1, help="of each kind")] = 5) ->
     with tempfile.TemporaryDirectory(prefix="nfk-stops-") as folder:
         workspace = Workspace(Path(folder) / "nfk")
         begun = time.monotonic()
-        if workspace.start().wait() != 0:
+        if workspace.start("embed@classifier").wait() != 0:
             raise RuntimeError(f"the undisturbed run failed: {workspace.log()}")
         whole, wanted = time.monotonic() - begun, workspace.digests()
         tally = Tally(RESULTS)
