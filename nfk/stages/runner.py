@@ -22,9 +22,10 @@ def run(stage: str, family: str | None = None, group: Group | None = None) -> Ou
     has heard of them. Of a group's processes all run it, and process 0 alone locks, keeps times and tells."""
     if group is not None and group.index > 0:
         return _call(stage, load(), family, group)
-    params, before = load(), depended.seen(stage, family)
-    if family is not None:
+    params = load()
+    if family is not None:  # first of all: a name that params.yaml has not leads anywhere
         (params.study if stage == "study" else params.family)(family)
+    before = depended.seen(stage, family)
     name = tracking.stage_name(stage, family)
     started, clock = datetime.now(UTC), time.monotonic()
     try:
