@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 CANDIDATE, CHAMPION = "candidate", "champion"
 FORMER, ROLLED_BACK, PAIR = "nfk.former_champion", "nfk.rolled_back", "nfk.embedder_version"
 _PREFIX, _EMBEDDER, _EMBEDDINGS = "nfk-", "-embedder", "-embeddings"
+_ALIAS = r"\w[\w-]*"
+"""Of those that MLflow takes; no option of a command begins so"""
 
 
 class Names(NamedTuple):
@@ -69,6 +71,9 @@ def resolve(reference: str) -> tuple[str, str]:
             if separator == "/" and not _is_number(which):
                 raise RegistryError(f"{reference!r}: version {which!r} must be a number; "
                                     f"give NAME/3 or NAME@{CHAMPION}")
+            if not re.fullmatch(_ALIAS, which):
+                raise RegistryError(f"{reference!r}: alias {which!r} must be letters, digits, - and _; give "
+                                    f"NAME@{CHAMPION}")
             return name, which
     return reference, CHAMPION
 

@@ -42,7 +42,8 @@ def rebuild(client: MlflowClient, reference: str, *, repository: str | None = No
                                      "are not those of a registration; register it again")
     with TemporaryDirectory(prefix="nfk-rebuild-") as folder:
         clone = Path(folder) / "clone"
-        _run(["git", "clone", "--quiet", "--no-checkout", repository or _top(), str(clone)], Path(folder))
+        # after `--`: a repository that begins with a dash is none of git's options, of which some run a command
+        _run(["git", "clone", "--quiet", "--no-checkout", "--", repository or _top(), str(clone)], Path(folder))
         _run(["git", "checkout", "--quiet", commit], clone)
         for file in (tracking.LOCK_FILE, PARAMS_FILE):
             kept = client.download_artifacts(entry.run_id, file.name, folder)
