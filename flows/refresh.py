@@ -58,7 +58,7 @@ class RefreshOptions(PipelineOptions):
     check_bytes: bool = Field(True, description="hold every byte of the stores and of DVC's cache against its digest "
                               "before anything is registered or pushed")
     push: bool = Field(True, description="push DVC's cache to the default remote, where there is one")
-    branch: Annotated[str, Field(pattern=r"^(runs/[\w./-]+)?$")] = Field(
+    branch: Annotated[str, Field(pattern=r"^(runs/\w[\w-]*([./]\w[\w-]*)*)?$")] = Field(
         "", description="commit dvc.lock and force it onto this branch of origin, one below runs/; empty: do not")
 
 
