@@ -1,4 +1,5 @@
-"""Weights trained by PyTorch: the logits are those of its own forward pass, written here channels first."""
+"""Weights trained by PyTorch: the logits are those of its own forward pass, written here channels first.
+tests/models/test_torch_file.py has what the file may hold."""
 
 import hashlib
 
@@ -150,28 +151,6 @@ def test_names_of_ones_own_and_the_prefix_of_data_parallel(tmp_path):
     assert all(np.array_equal(usual[layer][leaf], own[layer][leaf]) for layer in usual for leaf in usual[layer])
 
 
-def test_half_precision_is_widened(tmp_path):
-    named = arrays(mlp_shapes())
-    half = {name: array.astype(np.float16) for name, array in named.items()}
-    model = taken("mlp", tmp_path, half).model
-    assert np.array_equal(model.params["dense_1"]["kernel"], half["fc2.weight"].T.astype(np.float32))
-
-
-@pytest.mark.parametrize("change, message", [
-    (lambda named: named.pop("fc2.bias"), r"no array fc2\.bias, did you mean 'fc[13]\.bias'\?; name .* for dense_1"),
-    (lambda named: named.update(extra=np.zeros(2, np.float32)), "1 arrays have no place .* the first extra"),
-    (lambda named: named.update({"fc2.weight": np.zeros((8, 9), np.float32)}),
-     r"fc2\.weight has shape \(8, 9\), which becomes \(9, 8\); dense_1 takes \(8, 8\)"),
-    (lambda named: named.update({"fc2.bias": np.full(8, np.nan, np.float32)}), r"fc2\.bias holds values .* not finite"),
-    (lambda named: named.update({"fc2.bias": np.zeros(8, np.int32)}), r"fc2\.bias is of I32, not floats"),
-])
-def test_other_arrays_are_refused_by_name(change, message, tmp_path):
-    named = arrays(mlp_shapes())
-    change(named)
-    with pytest.raises(TorchWeightsError, match=message):
-        taken("mlp", tmp_path, named)
-
-
 def test_another_file_is_refused(tmp_path):
     source = written(tmp_path, arrays(mlp_shapes()))
     for content, message in ((b"other", "torch.sha256 says"), (None, "No such file")):
@@ -183,17 +162,6 @@ def test_another_file_is_refused(tmp_path):
                 IMAGES, np.zeros(8, np.int32), (IMAGES, np.zeros(8, np.int32)), key(1))
 
 
-def test_what_is_no_safetensors_is_refused(tmp_path):
-    (tmp_path / "net.safetensors").write_bytes(b"PK a pickle")
-    digest = hashlib.sha256(b"PK a pickle").hexdigest()
-    config = MlpParams(hidden=8, batch=2, torch=TorchParams(path=str(tmp_path / "net.safetensors"), sha256=digest))
-    with pytest.raises(TorchWeightsError, match=r"not safetensors .*save_file"):
-        initial(config, (16, 16, 3), CLASSES, key(0)).train(
-            IMAGES, np.zeros(8, np.int32), (IMAGES, np.zeros(8, np.int32)), key(1))
-
-
-def test_a_mean_for_other_images_is_refused(tmp_path):
-    with pytest.raises(TorchWeightsError, match="have 1 channels, the images 3"):
-        taken("mlp", tmp_path, arrays(mlp_shapes()), mean=(0.5,), std=(0.5,))
+def test_a_mean_without_a_spread_is_refused():
     with pytest.raises(ParamsError, match="mean has 1 channels, std 0; give both, or neither"):
         parse({"families": {"f": {"model": "mlp", "torch": {"path": "x", "sha256": "0" * 64, "mean": [0.5]}}}})
