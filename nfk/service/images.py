@@ -16,7 +16,7 @@ from jaxtyping import Float32, UInt8
 from PIL import Image
 from werkzeug.exceptions import RequestEntityTooLarge
 from werkzeug.http import parse_options_header
-from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder, NeedData
+from werkzeug.sansio.multipart import Data, Epilogue, Field, File, MultipartDecoder
 
 from nfk.data.decode import FORMATS, Wanted, decode
 from nfk.data.image_set import DataError
@@ -98,8 +98,8 @@ def _parts(body: bytes, boundary: str) -> list[tuple[str, bytes]]:
         decoder = MultipartDecoder(boundary.encode("latin-1"), max_form_memory_size=None,
                                    max_parts=2 * MOST_IMAGES)
         decoder.receive_data(body)
-        decoder.receive_data(None)
-        while not isinstance(event := decoder.next_event(), (Epilogue, NeedData)):
+        decoder.receive_data(None)  # that is all: a form cut short is a ValueError, and no event is waited for
+        while not isinstance(event := decoder.next_event(), Epilogue):
             if isinstance(event, File):
                 into = []
                 found.append((event.filename or event.name or f"image {len(found) + 1}", into))
@@ -111,8 +111,6 @@ def _parts(body: bytes, boundary: str) -> list[tuple[str, bytes]]:
         raise Refused(413, f"more than {2 * MOST_IMAGES} parts in the form; at most {MOST_IMAGES} images") from None
     except (ValueError, KeyError, UnicodeError) as error:
         raise Refused(400, f"malformed multipart/form-data ({_short(' '.join(str(error).split()))})") from None
-    if not isinstance(event, Epilogue):
-        raise Refused(400, "malformed multipart/form-data (cut short)")
     _check_count(len(found), "no file in the form; send curl -F image=@FILE.png")
     return [(name, b"".join(chunks)) for name, chunks in found]
 

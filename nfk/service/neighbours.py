@@ -60,9 +60,10 @@ def read(path: Path, embedder: Embedder) -> Neighbours:
             made = f"was made with {name} {found[:12]}" if found else f"does not say which {name} it was made with"
             raise IndexFault(f"--index {path} {made}, the embedder's {name} is {digest[:12]}: their vectors cannot be "
                              "compared; embed the images again with this embedder")
-    if rows.ndim != 2 or rows.shape[1:] != (embedder.rank,) or len(rows) != len(ids) or len(rows) == 0:
-        raise IndexFault(f"--index {path}: {len(ids):,} ids and an array of shape {rows.shape}; must be n ids and n "
-                         f"vectors of {embedder.rank}, the embedder's rank")
+    if (rows.dtype.kind != "f" or rows.ndim != 2 or rows.shape[1:] != (embedder.rank,) or len(rows) != len(ids)
+            or len(rows) == 0):
+        raise IndexFault(f"--index {path}: {len(ids):,} ids and a {rows.dtype} array of shape {rows.shape}; must be n "
+                         f"ids and n vectors of {embedder.rank} floats, the embedder's rank")
     if not np.isfinite(rows).all():
         raise IndexFault(f"--index {path}: vector {int(np.argmin(np.isfinite(rows).all(axis=1)))} is not finite; "
                          "embed the images again")
@@ -94,8 +95,18 @@ def _parquet(path: Path) -> tuple[list[str], np.ndarray, Mapping[str, str]]:
 
 def _zarr(path: Path, embedder: Embedder) -> tuple[list[str], np.ndarray, Mapping[str, str]]:
     found = store.read(path)
+    try:
+        return *_ids_and_rows(path, found, embedder), found.inputs
+    except OneLine:
+        raise
+    except (KeyError, TypeError, ValueError) as error:  # whole, and another's: what it should hold is not there
+        raise IndexFault(f"--index {path}: its embeddings are not as `nfk embed` writes them ({type(error).__name__}: "
+                         f"{error}); embed the images again") from None
+
+
+def _ids_and_rows(path: Path, found: store.Store, embedder: Embedder) -> tuple[list[str], np.ndarray]:
     if "embedding" in found.arrays:
-        return list(found.attributes["ids"]), found["embedding"][:], found.inputs
+        return [str(name) for name in found.attributes["ids"]], np.asarray(found["embedding"])
     if not all(name in found.arrays for split in SPLITS for name in (split, f"{split}_id")):
         raise IndexFault(f"--index {path}: holds {', '.join(found.arrays)}, no embeddings; give what `nfk embed` wrote")
     if found.attributes["scaling"] != embedder.settings["scaling"]:
@@ -103,4 +114,4 @@ def _zarr(path: Path, embedder: Embedder) -> tuple[list[str], np.ndarray, Mappin
                          f"{json.dumps(embedder.settings['scaling'])}; embed the images again")
     ids = [name for split in SPLITS for name in names.read(found, f"{split}_file")
            or (f"{split}/{row}" for row in found[f"{split}_id"][:].tolist())]
-    return ids, np.concatenate([found[split][:] for split in SPLITS]), found.inputs
+    return ids, np.concatenate([np.asarray(found[split]) for split in SPLITS])

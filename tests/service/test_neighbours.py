@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from nfk import store
+from nfk import names, store
 from nfk.embedder import Embedder
 from nfk.service.neighbours import IndexFault, read
 from tests.service.small_embedder import write
@@ -37,18 +37,24 @@ def offline(path, digests):
     return path
 
 
-def family(path, digests, scaling="none"):
+def family(path, digests, scaling="none", *, named=False):
     with store.write(path, inputs=digests) as writer:
         for split, start, stop in (("train", 0, 30), ("validation", 30, 40), ("test", 40, 50)):
             writer.put(split, ROWS[start:stop])
             writer.put(f"{split}_id", np.arange(start, stop) + 1000)
+            if named:
+                names.put(writer, f"{split}_file", NAMES[start:stop])
         writer.attributes.update(scaling=scaling, rank=4)
     return path
 
 
+def named(path, digests):
+    return family(path, digests, named=True)
+
+
 @pytest.mark.parametrize(("make", "name", "first", "last"), [
     (parquet, "v.parquet", "0.png", "49.png"), (offline, "v.zarr", "0.png", "49.png"),
-    (family, "f.zarr", "train/1000", "test/1049")])
+    (family, "f.zarr", "train/1000", "test/1049"), (named, "f.zarr", "0.png", "49.png")])
 def test_every_row_is_its_own_nearest_and_the_rest_follow_by_distance(embedder, tmp_path, make, name, first, last):
     index = read(make(tmp_path / name, embedder.inputs), embedder)
     assert len(index) == 50
@@ -81,7 +87,7 @@ def test_what_is_no_index_is_refused_in_one_line(embedder, tmp_path):
     pq.write_table(pa.table({"name": NAMES}), tmp_path / "other.parquet")
     with pytest.raises(IndexFault, match="no Parquet of the columns"):
         read(tmp_path / "other.parquet", embedder)
-    with pytest.raises(IndexFault, match=r"array of shape \(50, 3\); must be n ids and n vectors of 4"):
+    with pytest.raises(IndexFault, match=r"array of shape \(50, 3\); must be n ids and n vectors of 4 f"):
         read(parquet(tmp_path / "short.parquet", embedder.inputs, ROWS[:, :3].copy()), embedder)
     rows = ROWS.copy()
     rows[7, 2] = np.nan
@@ -89,3 +95,39 @@ def test_what_is_no_index_is_refused_in_one_line(embedder, tmp_path):
         read(parquet(tmp_path / "nan.parquet", embedder.inputs, rows), embedder)
     with pytest.raises(IndexFault, match='scaled "unit", the embedder "none"'):
         read(family(tmp_path / "unit.zarr", embedder.inputs, "unit"), embedder)
+
+
+@pytest.mark.parametrize(("column", "message"), [
+    (pa.array([[1.0] * 4] * 50), "the column embedding must be lists of one length, none missing"),
+    (pa.array([None, *[[1.0] * 4] * 49], pa.list_(pa.float32(), 4)), r"no Parquet of the columns .* size=4"),
+    (pa.array([["a"] * 4] * 50, pa.list_(pa.string(), 4)), "no Parquet of the columns id and embedding"),
+])
+def test_a_column_that_is_no_vectors_is_refused(embedder, tmp_path, column, message):
+    pq.write_table(pa.table({"id": NAMES, "embedding": column}), tmp_path / "other.parquet")
+    with pytest.raises(IndexFault, match=message) as refusal:
+        read(tmp_path / "other.parquet", embedder)
+    assert str(refusal.value).isprintable()
+
+
+@pytest.mark.parametrize(("arrays", "attributes", "message"), [
+    ({"left": ROWS}, {}, "holds left, no embeddings; give what `nfk embed` wrote"),
+    ({"embedding": ROWS}, {}, r"not as `nfk embed` writes them \(KeyError: 'ids'\); embed the images again"),
+    ({"embedding": ROWS}, {"ids": 7}, r"not as `nfk embed` writes them \(TypeError: "),
+    ({"embedding": ROWS}, {"ids": NAMES[:-1]}, r"49 ids and a float32 array of shape \(50, 4\)"),
+    ({"embedding": ROWS.astype(np.int32)}, {"ids": NAMES}, r"50 ids and a int32 array of shape \(50, 4\)"),
+    ({"embedding": ROWS[:0]}, {"ids": []}, r"0 ids and a float32 array of shape \(0, 4\)"),
+    ({"embedding": ROWS[0]}, {"ids": NAMES[:4]}, r"4 ids and a float32 array of shape \(4,\)"),
+    ({f"{split}{end}": ROWS[:3] for split in ("train", "validation", "test") for end in ("", "_id")}, {},
+     r"not as `nfk embed` writes them \(KeyError: 'scaling'\)"),
+    ({"train": ROWS[:3], "validation": ROWS[0], "test": ROWS[:3], **{
+        f"{split}_id": np.arange(3) for split in ("train", "validation", "test")}}, {"scaling": "none"},
+     r"not as `nfk embed` writes them \(ValueError: "),
+])
+def test_a_store_of_something_else_is_refused(embedder, tmp_path, arrays, attributes, message):
+    with store.write(tmp_path / "other.zarr", inputs=embedder.inputs) as writer:
+        for name, values in arrays.items():
+            writer.put(name, values)
+        writer.attributes.update(attributes)
+    with pytest.raises(IndexFault, match=message) as refusal:
+        read(tmp_path / "other.zarr", embedder)
+    assert str(refusal.value).isprintable()
