@@ -1,10 +1,10 @@
 """Several at once in one workspace: one works, the others are refused in one line or wait, and nothing is half done.
 
     python -m tests.faults.together               all of it, into tests/faults/results/together.json
-    python -m tests.faults.together --part flows  one part: stores, turns, flows or stages
+    python -m tests.faults.together --part flows  one part: stores, promotions, turns, flows, stages or embeds
 
 Writers of one store and promotions of one family; `nfk repro`, flows, stages, and `dvc repro` by hand, on a pipeline
-whose stages show any interleaving, and on the real stages at a size of seconds.
+whose stages show any interleaving, and on the real stages at a size of seconds; the real `embed` over one name.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ import typer
 from nfk import registry, store
 from nfk.params import TrackingParams
 from tests.faults.kills import ROOT, STORES, Workspace
+from tests.faults.promoters import crowned, promoters
 from tests.faults.tally import Tally
 
 RESULTS = Path(__file__).parent / "results" / "together.json"
@@ -111,14 +112,7 @@ def promotions(client: Any, first: int = 1, every: int = 1) -> Iterator[str | No
     for outer, inner in ((0.93, 0.91), (0.91, 0.93)):
         for at in itertools.count(first, every):
             pair = registry.names(f"f{at}-{round(100 * outer)}")
-            for name in pair:
-                client.create_registered_model(name)
-            for value in (0.9, outer, inner):
-                tags = {"gate.metric": "accuracy", "gate.value": repr(value)}
-                made = client.create_model_version(pair.embedder, source="/none", tags=tags)
-                client.create_model_version(pair.embeddings, source="/none",
-                                            tags={**tags, "nfk.embedder_version": made.version})
-            registry.promote(client, f"{pair.embedder}/1")
+            crowned(client, pair, (0.9, outer, inner))
             refused: list[str] = []
 
             def promoted(through: Any, version: int, pair: registry.entries.Names = pair,
@@ -169,7 +163,7 @@ tell("end")
 """
 NFK, DVC = [sys.executable, "-m", "nfk", "repro"], [sys.executable, "-m", "dvc", "repro"]
 FLOW = [sys.executable, "-m", "flows.pipeline"]
-WE_REFUSE = ("runs in this workspace", "works in this workspace")
+WE_REFUSE = ("runs in this workspace", "works in this workspace", "another process is writing it")
 DVC_REFUSES = ("is busy, it is being blocked by", "Unable to acquire lock")
 
 
@@ -235,12 +229,13 @@ class Stages(Workspace):
         return f"left over: {left}" if left else None
 
 
-def at_once(workspace: Workspace, commands: Sequence[Sequence[str]], *, pause: float = 0.0) -> list[Ended]:
-    """All started together, or one after another's beginning; how each ended."""
+def at_once(workspace: Workspace, commands: Sequence[Sequence[str]], *, pause: float = 0.0,
+            folders: Sequence[Path] = ()) -> list[Ended]:
+    """All started together, or one after another's beginning; how each ended. folders: of each command its own."""
     processes = []
-    for command in commands:
+    for command, folder in zip(commands, folders or [workspace.folder] * len(commands), strict=True):
         processes.append(subprocess.Popen(
-            command, cwd=workspace.folder, env=workspace.environment, stdin=subprocess.DEVNULL, text=True,
+            command, cwd=folder, env=workspace.environment, stdin=subprocess.DEVNULL, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True))
         time.sleep(pause)
     ended = []
@@ -289,6 +284,22 @@ def pipelines(workspace: Turns | Stages, commands: Sequence[Sequence[str]], *, p
     return why or workspace.wrong()
 
 
+def neighbour(workspace: Stages) -> Path:
+    """A second workspace with all that embeddings are made from, whose embeddings are those of the first: of two
+    stages there neither meets the other's lock, only what the store itself holds."""
+    folder = workspace.folder.parent / "neighbour"
+    shutil.copytree(workspace.folder, folder, ignore=shutil.ignore_patterns("embeddings"))
+    (folder / "embeddings").symlink_to(workspace.folder / "embeddings")
+    return folder
+
+
+def embeds(workspace: Stages, pause: float, folders: Sequence[Path] = ()) -> str | None:
+    """Two real `embed` stages at once that write one name; why it was lost, or None."""
+    shutil.rmtree(workspace.folder / STORES[-1], ignore_errors=True)
+    command = [sys.executable, "-m", "nfk", "embed", "classifier"]
+    return wrong_ends(at_once(workspace, [command] * 2, pause=pause, folders=folders)) or workspace.wrong()
+
+
 @contextmanager
 def prefect_server(workspace: Workspace) -> Iterator[None]:
     """A server for the flows of `workspace`, on a free port; ended with the block."""
@@ -320,13 +331,29 @@ def prefect_server(workspace: Workspace) -> Iterator[None]:
         process.wait()
 
 
+_EMBEDDED = "embed@classifier"
+
+
+def undisturbed(folder: Path) -> Stages:
+    """A workspace of the real stages, run to its embeddings once."""
+    small = Stages(folder)
+    small.clear()
+    (alone,) = at_once(small, [[*NFK, _EMBEDDED]])
+    if alone.status != 0:
+        raise RuntimeError(f"the undisturbed run failed: {alone.errors[-1000:]}")
+    small.undisturbed = small.digests()
+    return small
+
+
 def main(
-    part: Annotated[list[str] | None, typer.Option(help="only this one: stores, turns, flows or stages")] = None,
-    rounds: Annotated[int, typer.Option(min=1, help="of pipelines; of writers 20 times as many")] = ROUNDS,
+    part: Annotated[list[str] | None, typer.Option(help="only this one: stores, promotions, turns, flows, stages, "
+                                                         "embeds")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="of pipelines; of writers and promotions 20 times as "
+                                               "many, of embeds 4 times")] = ROUNDS,
 ) -> None:
     """Try all, print what was lost, write the results; a part alone replaces its own rows."""
     tally = Tally(RESULTS)
-    parts = part or ["stores", "turns", "flows", "stages"]
+    parts = part or ["stores", "promotions", "turns", "flows", "stages", "embeds"]
     folder = Path(tempfile.mkdtemp(prefix="nfk-together-"))
     try:
         if "stores" in parts:
@@ -334,6 +361,11 @@ def main(
                 tally.tell(f"{count} writers of one store", writers(count, 20 * rounds))
             with registry.connect(TrackingParams(uri=f"sqlite:///{folder}/mlflow.db")) as client:
                 tally.tell("a promotion inside another", list(promotions(client)))
+        if "promotions" in parts:
+            for count in (2, 4):
+                found = promoters(count, 20 * rounds)
+                print(f"in {sum(each.met for each in found)} of {len(found)} two ran at the same moment", flush=True)
+                tally.tell(f"{count} processes that promote, against a server", [each.why for each in found])
         turns = Turns(folder / "turns") if {"turns", "flows"} & set(parts) else None
         if turns is not None and "turns" in parts:
             for count in (2, 4):
@@ -347,13 +379,17 @@ def main(
                     tally.tell(f"{count} flows", [pipelines(turns, [FLOW] * count)])
                 tally.tell("`dvc repro` by hand beside a flow", [
                     pipelines(turns, [FLOW, DVC], pause=pause, again=NFK) for pause in (0.0, 4.0)])
-        if "stages" in parts:
-            small, goal = Stages(folder / "stages"), "embed@classifier"
-            small.clear()
-            (alone,) = at_once(small, [[*NFK, goal]])
-            if alone.status != 0:
-                raise RuntimeError(f"the undisturbed run failed: {alone.errors[-1000:]}")
-            small.undisturbed = small.digests()
+        small, goal = undisturbed(folder / "stages") if {"stages", "embeds"} & set(parts) else None, _EMBEDDED
+        if small is not None and "embeds" in parts:
+            begun = time.monotonic()
+            if (why := embeds(small, 0.0)) is not None:
+                raise RuntimeError(f"the first two failed: {why}")
+            pauses = np.linspace(0, time.monotonic() - begun, 4 * rounds)  # as far apart as one takes
+            tally.tell("2 `nfk embed` of one name", [embeds(small, pause) for pause in pauses])
+            folders = [small.folder, neighbour(small)]
+            tally.tell("2 `nfk embed` of one name, from two workspaces",
+                       [embeds(small, pause, folders) for pause in pauses])
+        if small is not None and "stages" in parts:
             tally.tell("4 `nfk repro` of the real stages", [pipelines(small, [[*NFK, goal]] * 4)])
             data = [sys.executable, "-m", "nfk", "data"]
             tally.tell("4 `nfk data`, then all", [pipelines(small, [data] * 4, again=[*NFK, goal])])
