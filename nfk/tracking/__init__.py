@@ -19,7 +19,7 @@ from pathlib import Path
 from nfk.params import PARAMS_FILE, TrackingParams
 from nfk.tracking import spool
 from nfk.tracking.delivery import Delivery, deliver, tracking_uri
-from nfk.tracking.lineage import LOCK_FILE, StageHashes, all_dvc_hashes, dvc_hashes, git_state, provenance
+from nfk.tracking.lineage import LOCK_FILE, LockFault, StageHashes, all_dvc_hashes, dvc_hashes, git_state, provenance
 from nfk.tracking.pipeline_run import (
     ENVIRONMENT_VARIABLE,
     new_pipeline_run_id,
@@ -92,8 +92,15 @@ def _pipeline_record(pipeline_run: str, status: Status, started: datetime | None
     times = {} if started is None else {"started": started}
     return PipelineRecord(
         pipeline_run=pipeline_run, status=status, tags=provenance() | dict(tags), **times,
-        stage_tags={stage: hashes.tags() for stage, hashes in all_dvc_hashes().items()},
+        stage_tags=_stage_tags(),
         artifacts=tuple(path for path in (LOCK_FILE, PARAMS_FILE) if path.exists()))
+
+
+def _stage_tags() -> dict[str, dict[str, str]]:
+    try:
+        return {stage: hashes.tags() for stage, hashes in all_dvc_hashes().items()}
+    except LockFault:  # DVC has told it, and the run that failed by it is logged all the same
+        return {}
 
 
 def _log(records: list[Record], params: TrackingParams, *, with_waiting: bool = False,

@@ -8,9 +8,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from nfk.one_line import OneLine
+
 LOCK_FILE = Path("dvc.lock")
 _DISTRIBUTIONS = ("nfk", "jax", "flax", "optax", "numpy", "scikit-learn", "dvc")
 _GIT_SECONDS = 10
+
+
+class LockFault(OneLine):
+    """dvc.lock is not what DVC writes; the message is one line."""
 
 
 class StageHashes(NamedTuple):
@@ -50,19 +56,24 @@ def dvc_hashes(stage: str, lock: Path = LOCK_FILE) -> StageHashes:
 
 
 def all_dvc_hashes(lock: Path = LOCK_FILE) -> dict[str, StageHashes]:
-    """What dvc.lock says of every stage in it."""
+    """What dvc.lock says of every stage in it. LockFault where it is damaged, as by two branches that were merged."""
     from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
 
     if not lock.exists():
         return {}
-    stages = (YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8")) or {}).get("stages") or {}
-    return {name: StageHashes(_hashes(stage.get("deps")), _hashes(stage.get("outs")))
-            for name, stage in stages.items()}
+    try:
+        stages = (YAML(typ="safe", pure=True).load(lock.read_text(encoding="utf-8")) or {}).get("stages") or {}
+        return {str(name): StageHashes(_hashes(stage.get("deps")), _hashes(stage.get("outs")))
+                for name, stage in stages.items()}
+    except (YAMLError, ValueError, TypeError, AttributeError, LookupError, RecursionError) as error:
+        raise LockFault(f"{lock}: is not what DVC writes ({' '.join(str(error).split())[:200]}); bring back a whole "
+                        "one by git, or remove it: `nfk repro` writes it anew") from None
 
 
 def _hashes(files: list[dict[str, Any]] | None) -> dict[str, str]:
     # DVC names the algorithm in `hash` and keeps the value under that name; outs without a cache have none
-    return {file["path"]: f"{file['hash']}:{file[file['hash']]}" for file in files or () if "hash" in file}
+    return {str(file["path"]): f"{file['hash']}:{file[file['hash']]}" for file in files or () if "hash" in file}
 
 
 def _versions() -> dict[str, str]:

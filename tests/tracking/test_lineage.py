@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from nfk.tracking.lineage import dvc_hashes, git_state, provenance
+from nfk.params import TrackingParams
+from nfk.tracking import finish, lineage, spool
+from nfk.tracking.lineage import LockFault, all_dvc_hashes, dvc_hashes, git_state, provenance
 
 LOCK = """\
 schema: '2.0'
@@ -74,3 +76,44 @@ def test_outside_of_a_repository_there_is_no_commit(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
     assert git_state() == {}
     assert {"version.python", "version.numpy", "platform"} <= provenance().keys()
+
+
+def test_a_library_that_is_not_there_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lineage, "_DISTRIBUTIONS", ("numpy", "no-such-distribution"))
+    assert [name for name in provenance() if name.startswith("version.")] == ["version.python", "version.numpy"]
+
+
+@pytest.mark.parametrize("text", [
+    "<<<<<<< HEAD\nschema: '2.0'\n=======\n", "stages: [svd]", "stages: {svd: 3}", "stages: {svd: {deps: 3}}",
+    "stages: {svd: {deps: [{hash: md5, md5: aa}]}}", "stages: {svd: {deps: [{hash: md5, path: a}]}}", "- stages",
+    "stages: {svd: {deps: [3]}}", "{" * 300, "stages: *svd",
+])
+def test_a_damaged_lock_file_is_one_line(tmp_path: Path, text: str) -> None:
+    lock = tmp_path / "dvc.lock"
+    lock.write_text(text)
+    with pytest.raises(LockFault, match=r"dvc\.lock: is not what DVC writes \(.+\); bring back a whole one") as refusal:
+        all_dvc_hashes(lock)
+    assert str(refusal.value).isprintable()
+
+
+@pytest.mark.parametrize("text", ["", "stages:", "stages: {svd@gan: {deps: [{path: a}]}}"])
+def test_a_lock_file_without_hashes_has_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "dvc.lock").write_text(text)
+    assert dvc_hashes("svd@gan", tmp_path / "dvc.lock") == ({}, {})
+
+
+def test_a_run_that_a_damaged_lock_file_ended_is_logged(
+    workspace: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (workspace / "dvc.lock").write_text("<<<<<<< HEAD\n")
+    monkeypatch.setattr("nfk.tracking.deliver", lambda *_: spool_away())
+    assert not finish("r", TrackingParams(), status="FAILED")
+    (entry,) = spool.entries()
+    assert spool.read(entry).status == "FAILED"
+    assert "it waits in .nfk/spool" in capsys.readouterr().err
+
+
+def spool_away() -> object:
+    from nfk.tracking.delivery import Delivery
+
+    return Delivery(0, 1, "away")

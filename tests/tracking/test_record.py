@@ -54,3 +54,13 @@ def test_unknown_fields_are_refused(record: Make) -> None:
 def test_times_without_a_zone_are_refused(record: Make) -> None:
     with pytest.raises(ValidationError, match="timezone"):
         record(started=datetime(2026, 1, 1))
+
+
+@pytest.mark.parametrize("text", [
+    "", "{", "[]", "{}", '{"kind": "other"}', '{"kind": "stage"}', '{"kind": "pipeline", "pipeline_run": 3}',
+    '{"kind": "stage", "stage": "", "started": "2026-01-01T00:00:00Z"}',
+    '{"kind": "stage", "stage": "svd", "started": "2026-01-01T00:00:00Z", "params": [1]}',
+])
+def test_a_text_that_is_no_record_is_refused(text: str) -> None:
+    with pytest.raises(ValidationError):
+        parse(text)

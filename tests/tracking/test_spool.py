@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import fcntl
+import os
+import shutil
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,3 +89,70 @@ def test_removing_twice_is_removing(record: Make) -> None:
     spool.remove(entry)
     spool.remove(entry)
     assert pending() == 0
+
+
+def test_without_a_spool_nothing_waits() -> None:
+    assert spool.entries() == []
+    assert not spool.sent_lately(seconds=60.0, share=0.1)
+
+
+def test_text_is_copied_without_secrets_and_other_files_as_they_are(record: Make, tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").write_text("uri: https://me:word@host/x\n")
+    (tmp_path / "weights.bin").write_bytes(b"https://me:word@host/x\xff")
+    entry = spool.add(record(artifacts=(tmp_path / "params.yaml", tmp_path / "weights.bin")))
+    assert (entry / "artifacts/params.yaml").read_text() == "uri: https://***@host/x\n"
+    assert (entry / "artifacts/weights.bin").read_bytes() == b"https://me:word@host/x\xff"
+
+
+def test_a_damaged_entry_is_a_fault_of_its_own(record: Make) -> None:
+    entry = spool.add(record())
+    (entry / "record.json").write_text("{")
+    with pytest.raises(ValueError, match="Invalid JSON"):
+        spool.read(entry)
+
+
+def test_who_waits_sends_once_the_other_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    spool.SPOOL.mkdir(parents=True)
+    with open(spool.SPOOL / ".lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        threading.Timer(0.15, fcntl.flock, (lock, fcntl.LOCK_UN)).start()
+        with spool.sending(wait=30.0):
+            pass
+
+
+@pytest.mark.parametrize(("ago", "took", "lately"), [
+    (0.0, 0.5, True),
+    (50.0, 0.5, True),
+    (70.0, 0.5, False),
+    (70.0, 8.0, True),  # 8 s are a tenth of 80 s
+    (90.0, 8.0, False),
+    (-50.0, 0.5, False),  # of a clock that was set back
+])
+def test_sent_lately_is_by_the_time_and_by_what_sending_takes(ago: float, took: float, lately: bool) -> None:
+    spool.SPOOL.mkdir(parents=True)
+    spool.mark_sent(took)
+    when = time.time() - ago
+    os.utime(spool.SPOOL / ".sent", (when, when))
+    assert spool.sent_lately(seconds=60.0, share=0.1) is lately
+
+
+@pytest.mark.parametrize(("note", "lately"), [("", True), ("soon", False)])
+def test_a_note_cut_short_counts_by_its_time_and_a_damaged_one_for_nothing(note: str, lately: bool) -> None:
+    spool.SPOOL.mkdir(parents=True)
+    (spool.SPOOL / ".sent").write_text(note)
+    assert spool.sent_lately(seconds=60.0, share=0.1) is lately
+
+
+def test_what_another_process_sweeps_meanwhile_is_no_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    (spool.SPOOL / ".unfinished-1").mkdir(parents=True)
+    whole = Path.stat
+
+    def swept(path: Path, **options: Any) -> os.stat_result:
+        if path.name.startswith(".unfinished-"):
+            shutil.rmtree(path)
+        return whole(path, **options)
+
+    monkeypatch.setattr(Path, "stat", swept)
+    with spool.sending(wait=0.0):
+        pass
+    assert not (spool.SPOOL / ".unfinished-1").exists()
