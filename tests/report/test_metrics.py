@@ -40,23 +40,6 @@ def test_missing_metrics_are_named() -> None:
         "m.json: features.nfk-16.dimension: missing; run the evaluate stage again"]
 
 
-@pytest.mark.parametrize(("shown", "expected"), [
-    (numbers.percent(0.95049), "95.0"), (numbers.percent(1.0), "100.0"),
-    (numbers.with_error(0.9505, 0.00685), "95.0\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.7"),
-    (numbers.points(0.0376), "+3.8"), (numbers.points(-0.0376), "−3.8"), (numbers.points(-0.0001), "0.0"),
-    (numbers.count(16871), "16,871"),
-    (numbers.seconds(0.482), "0.48 s"), (numbers.seconds(59.94), "59.9 s"),
-    (numbers.seconds(59.96), "1 min 00 s"), (numbers.seconds(245.3), "4 min 05 s"),
-    (numbers.seconds(3599.6), "1 h 00 min"), (numbers.seconds(4500.0), "1 h 15 min"),
-    (numbers.number(True), "yes"), (numbers.number(3500), "3,500"), (numbers.number(0.83421), "0.8342"),
-    (numbers.number(-2.5), "−2.5"), (numbers.number(2.13e-5), "2.1 × 10⁻⁵"),
-    (numbers.number(float("nan")), "nan"), (numbers.number(0.0), "0"), (numbers.number("EMA"), "EMA"),
-    (numbers.scientific(-3e12), "−3.0 × 10¹²"),
-])
-def test_numbers_are_written_one_way(shown: str, expected: str) -> None:
-    assert shown == expected
-
-
 def test_curves_that_were_measured_have_names() -> None:
     spectrum = parse_metrics(metrics_of("gan", GAN)).spectrum
     assert spectrum is not None and {"trained", "untrained"} <= spectrum.curves().keys()

@@ -11,6 +11,7 @@ import pytest
 from example_report import GAN, metrics_of
 from parsed_page import ParsedPage
 
+from nfk.report import numbers
 from nfk.report.content import Check, PlacedFigure, Report
 from nfk.report.findings import findings
 from nfk.report.metrics import ReportError, parse_metrics
@@ -296,3 +297,20 @@ def test_a_family_without_an_embedding_is_refused(report: Report) -> None:
 def test_a_family_may_be_there_once(report: Report) -> None:
     with pytest.raises(ValueError, match="'gan' is there 2 times"):
         Report(**{**dict(report), "families": report.families + report.families[:1]})
+
+
+@pytest.mark.parametrize(("shown", "expected"), [
+    (numbers.percent(0.95049), "95.0"), (numbers.percent(1.0), "100.0"),
+    (numbers.with_error(0.9505, 0.00685), "95.0\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}0.7"),
+    (numbers.points(0.0376), "+3.8"), (numbers.points(-0.0376), "−3.8"), (numbers.points(-0.0001), "0.0"),
+    (numbers.count(16871), "16,871"),
+    (numbers.seconds(0.482), "0.48 s"), (numbers.seconds(59.94), "59.9 s"),
+    (numbers.seconds(59.96), "1 min 00 s"), (numbers.seconds(245.3), "4 min 05 s"),
+    (numbers.seconds(3599.6), "1 h 00 min"), (numbers.seconds(4500.0), "1 h 15 min"),
+    (numbers.number(True), "yes"), (numbers.number(3500), "3,500"), (numbers.number(0.83421), "0.8342"),
+    (numbers.number(-2.5), "−2.5"), (numbers.number(2.13e-5), "2.1 × 10⁻⁵"),
+    (numbers.number(float("nan")), "nan"), (numbers.number(0.0), "0"), (numbers.number("EMA"), "EMA"),
+    (numbers.scientific(-3e12), "−3.0 × 10¹²"),
+])
+def test_numbers_are_written_one_way(shown: str, expected: str) -> None:
+    assert shown == expected
