@@ -10,13 +10,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from nfk import params as parameters
 from nfk.nearest import did_you_mean
+from nfk.one_line import OneLine
 
 FOLDER = Path("infra/experiments")
 Size = Literal["cpu", "paper"]
 _OWN_LISTS = ("families", "theta", "studies")
 
 
-class ExperimentError(ValueError):
+class ExperimentError(OneLine):
     """The experiment is not there, or its file is wrong; the message is one line."""
 
 
@@ -134,11 +135,12 @@ def load(name: str) -> Experiment:
     try:
         content = YAML(typ="safe", pure=True).load(file.read_text(encoding="utf-8"))
         return Experiment.model_validate_json(json.dumps(content))
-    except YAMLError as error:
-        raise ExperimentError(f"{file}: not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as error:
         fault = error.errors()[0]
         raise ExperimentError(f"{file}: {'.'.join(map(str, fault['loc']))}: {fault['msg']}") from None
+    # ValueError, TypeError: what JSON has not, a date for one
+    except (YAMLError, ValueError, TypeError, RecursionError) as error:
+        raise ExperimentError(f"{file}: not valid YAML, or not plain: {' '.join(str(error).split())}") from None
 
 
 def params_text(change: dict[str, Any], seed: int, base: Path = parameters.PARAMS_FILE) -> str:

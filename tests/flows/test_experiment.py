@@ -10,9 +10,8 @@ import pytest
 
 from flows import experiment as module
 from flows.experiment_index import write_page
-from flows.experiment_spec import FOLDER, ExperimentError, load, names, params_text
+from flows.experiment_spec import FOLDER, ExperimentError, load
 from flows.own_workspace import StagesFailed
-from nfk.params import load as load_params
 
 ROOT = Path(__file__).parents[2]
 SPEC = {
@@ -117,20 +116,6 @@ def test_a_stage_that_fails_is_no_slice(project, monkeypatch):
         module.experiment("two", minutes=5.0, say=lambda text: None)
 
 
-@pytest.mark.parametrize("change, message", [
-    ({"claims": [{"says": "x", "more": "left", "than": "rihgt"}]}, "no row 'rihgt'"),
-    ({"rows": [{"name": "left", "value": "other:gan:a.b"}], "claims": []},
-     "no part 'other', which a row or a picture reads"),
-    ({"rows": [{"name": "left", "value": "gan"}], "claims": []}, r"rows\.0\.value: String should match pattern"),
-    ({"question": None}, r"question: Input should be a valid string"),
-])
-def test_a_wrong_file_is_refused_in_one_line(project, change, message):
-    write(SPEC | change)
-    with pytest.raises(ExperimentError, match=message) as refused:
-        load("two")
-    assert "\n" not in str(refused.value)
-
-
 def test_numbers_and_pictures_of_a_study_are_kept(project, monkeypatch):
     write(SPEC | {"rows": [{"name": "error", "value": "one:studies/error:ways.stream.all", "shown": "number"}],
                   "claims": [], "pictures": [{"part": "one", "file": "studies/error/figures/errors.png",
@@ -169,13 +154,6 @@ def test_a_row_or_picture_of_another_size_is_left_out_with_its_claims(project):
         load("two")
 
 
-def test_a_row_may_be_of_the_pixels(project, tmp_path):
-    (tmp_path / "evaluation").mkdir()
-    (tmp_path / "evaluation/pixels.json").write_text(json.dumps({"features": {"pca-8": {"accuracy": 0.25}}}))
-    write(SPEC | {"rows": [{"name": "pca", "value": "one:pixels:features.pca-8.accuracy"}], "claims": []})
-    assert load("two").rows[0].read(tmp_path) == 0.25
-
-
 def test_other_names_sizes_and_numbers_are_refused(project):
     with pytest.raises(ExperimentError, match="no experiment 'tow', did you mean 'two'"):
         load("tow")
@@ -197,28 +175,3 @@ def test_a_set_that_would_be_fetched_is_read_from_a_copy_given(project, tmp_path
     with pytest.raises(ExperimentError, match="--source cifar10: two at size cpu reads no such set; it reads "
                                               "fashion-mnist"):
         module.experiment("two", sources={"cifar10": "copy"}, say=lambda text: None)
-
-
-def test_families_are_replaced_and_other_sections_merged(project):
-    made = json.loads(params_text({"families": {"a": {"model": "mlp"}}, "svd": {"rank": 8}}, seed=5))
-    assert made["families"] == {"a": {"model": "mlp"}}
-    assert (made["svd"]["rank"], made["svd"]["passes"], made["seed"]) == (8, 10, 5)
-    assert made["studies"] == {}
-
-
-def test_an_experiment_is_of_the_papers_vectors_unless_it_says_otherwise(project):
-    """The shipped params.yaml has others."""
-    assert load_params().svd.unit_rows and load_params().statistics.whitening == "kronecker"
-    plain, asked = (json.loads(params_text(change, seed=0)) for change in ({}, {"svd": {"unit_rows": True}}))
-    for made, unit_rows in ((plain, False), (asked, True)):
-        assert made["statistics"]["whitening"] == "diagonal"
-        assert (made["svd"]["damping"], made["svd"]["unit_rows"]) == (1e-3, unit_rows)
-
-
-@pytest.mark.parametrize("name", [file.stem for file in (ROOT / FOLDER).glob("*.yaml")])
-def test_the_shipped_experiments_make_params_that_can_be_used(name, monkeypatch):
-    monkeypatch.chdir(ROOT)
-    assert name in names()
-    for scale in load(name).sizes.values():
-        for part in scale.parts.values():
-            params_text(part, seed=scale.seeds[0])
