@@ -93,7 +93,7 @@ class Embedder:
         A right factor that does not fit `memory_gib` twice stays in the folder, and is read anew for each group of
         images whose rows fit it. `code`: as `nfk.models.checkpoint.load` has it; `code_of` says what it asks for."""
         folder = Path(folder)
-        model, found = checkpoint.load(folder / MODEL, code), store.read(folder / FACTORS)
+        model, found = checkpoint.load(folder / MODEL, code), _settled(store.read(folder / FACTORS))
         theta = choose(model.log_density, model.params, **found.attributes["theta"])
         scores, memory_bytes = Scores(theta.log_density, theta.params), int(memory_gib * 2**30)
         right = held_or_read(found["right"], memory_bytes)
@@ -154,6 +154,17 @@ class Embedder:
         if not (low >= 0 and high <= 1):  # false for NaN too
             raise EmbedderError(f"images from {low:g} to {high:g}: must be finite, in [0, 1]; divide 8-bit ones by 255")
         return np.asarray(images, np.float32)
+
+
+def _settled(found: store.Store) -> store.Store:
+    """StoreError for a store that is whole and holds no embedder."""
+    kinds = {"theta": dict, "scaling": str, "damping": int | float, "fitted": int}
+    missing = [name for name, kind in kinds.items() if not isinstance(found.attributes.get(name), kind)]
+    missing += [name for name in ("right", "singular_values", "mean_score", "diagonal") if name not in found]
+    if missing or not found.attributes["theta"].keys() <= {"include", "exclude"}:
+        raise store.StoreError(f"{found.path}: holds no embedder, by its {missing[0] if missing else 'theta'}; make or "
+                               "register it again")
+    return found
 
 
 def device() -> str:
