@@ -1,0 +1,12 @@
+"""Pictures, and archives of them, damaged by chance for a while."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.faults import fuzz_short
+
+
+@pytest.mark.parametrize("name", fuzz_short.ARCHIVES)
+def test_the_reader_only_reads_or_refuses(name):
+    fuzz_short.check(name)
