@@ -32,7 +32,7 @@ from nfk import store
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results" / "kills.json"
 KINDS = ("group", "dvc", "stage")
-_A_ROUND = 5
+_A_ROUND = 10
 """kills at most; as many are to be expected over an undisturbed run's length"""
 STORES = ("data/digits.zarr", "statistics/classifier.zarr", "factors/classifier.zarr", "embeddings/classifier.zarr")
 MADE = ("data", "models", "statistics", "factors", "embeddings", "evaluation", "report")
