@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 FORMER, ROLLED_BACK, PAIR = "nfk.former_champion", "nfk.rolled_back", "nfk.embedder_version"
+OUTDONE = "nfk.outdone_by"
+"""by the better one of promotions at once"""
 _PREFIX, _EMBEDDER, _EMBEDDINGS = "nfk-", "-embedder", "-embeddings"
 _ALIAS = r"\w[\w-]*"
 """Of those that MLflow takes; no option of a command begins so"""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from nfk.registry.client import NotGoodEnough, RegistryError
-from nfk.registry.entries import CHAMPION, FORMER, PAIR, ROLLED_BACK, Entry, entries, find, names_of, resolve
+from nfk.registry.entries import CHAMPION, FORMER, OUTDONE, PAIR, ROLLED_BACK, Entry, entries, find, names_of, resolve
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -20,10 +20,11 @@ def promote(
     former champion. NotGoodEnough where it is worse, is judged by another metric, was rolled back, or lost to a better
     one promoted meanwhile; `force`, a person's own judgement, passes over the first three.
 
-    Two promotions at once: MLflow moves an alias in one step, so that there is never more than one champion; each
-    writes whom it follows *before* it moves the alias and looks for rivals *after*, so the one that moves it last
-    sees the other, and the better of the two stays. One that broke off between the two counts as a rival still. What
-    `force` displaces counts as rolled back: no schedule brings it back.
+    Promotions at once: MLflow moves an alias in one step, so that there is never more than one champion; each writes
+    whom it follows *before* it moves the alias and looks for rivals *after*, and again after each move that comes of
+    it, so the one that moves it last sees all others, and the best stays. A rival is whoever follows somebody and is
+    none of those this one follows, directly or by others. One that broke off between the two counts as a rival still.
+    What `force` displaces counts as rolled back: no schedule brings it back.
     """
     candidate = find(client, reference)
     pair = names_of(candidate.name)
@@ -32,30 +33,47 @@ def promote(
     champion = _champion(client, candidate.name)
     if champion is not None and champion.version == candidate.version:
         _crown(client, champion)  # a promotion that broke off between its two aliases is completed
-        _forget_rollback(client, champion)  # of one by force that broke off before the first
+        _forget(client, champion, ROLLED_BACK)  # of one by force that broke off before the first
         return champion, champion
     if not force:
         _pass_gate(candidate, champion, gain)
     former = champion.version if champion else _NONE
     client.set_model_version_tag(candidate.name, candidate.version, FORMER, former)
-    _forget_rollback(client, candidate)
+    _forget(client, candidate, ROLLED_BACK, OUTDONE)
     if force and champion is not None:  # before the aliases move: cut off after them, it would never be
         client.set_model_version_tag(champion.name, champion.version, ROLLED_BACK, candidate.version)
     _crown(client, candidate)
     if force:
         return find(client, candidate.reference), champion
-    rivals = [entry for entry in entries(client, candidate.name)
-              if entry.tags.get(FORMER) == former and entry.version != candidate.version
-              and ROLLED_BACK not in entry.tags
-              and entry.tags.get("gate.metric") == candidate.tags.get("gate.metric")
-              and (entry.metric or 0.0) > (candidate.metric or 0.0)]
-    if rivals:
-        best = max(rivals, key=lambda entry: entry.metric or 0.0)
+    best, rivals = candidate, _rivals(client, candidate, candidate)
+    while better := [entry for entry in rivals if _metric(entry) > _metric(best)]:
+        best = max(better, key=_metric)
         _crown(client, best)
-        client.delete_model_version_tag(candidate.name, candidate.version, FORMER)
+        rivals = _rivals(client, best, candidate)
+    for entry in [*rivals, candidate]:  # or whoever is promoted after a way back would meet it again
+        if _metric(entry) < _metric(best):
+            client.set_model_version_tag(entry.name, entry.version, OUTDONE, best.version)
+    if best is not candidate:
         raise NotGoodEnough(f"{candidate.reference} was not promoted: {best.reference}, at {best.metric:.4f} better "
                             f"than {candidate.metric:.4f}, was promoted meanwhile and is the champion")
     return find(client, candidate.reference), champion
+
+
+def _rivals(client: MlflowClient, best: Entry, candidate: Entry) -> list[Entry]:
+    """Of those that were promoted, or began to be, whom neither the best nor the candidate is or follows."""
+    found = {entry.version: entry for entry in entries(client, candidate.name) if FORMER in entry.tags}
+    followed: set[str] = set()
+    for version in (best.version, candidate.version):
+        while version in found and version not in followed:
+            followed.add(version)
+            version = found[version].tags[FORMER]
+    return [entry for version, entry in found.items()
+            if version not in followed and not {ROLLED_BACK, OUTDONE} & entry.tags.keys()
+            and entry.tags.get("gate.metric") == candidate.tags.get("gate.metric")]
+
+
+def _metric(entry: Entry) -> float:
+    return entry.metric or 0.0
 
 
 def rollback(client: MlflowClient, name: str) -> tuple[Entry, Entry]:
@@ -92,9 +110,10 @@ def _crown(client: MlflowClient, entry: Entry) -> None:
         followed = champion
 
 
-def _forget_rollback(client: MlflowClient, entry: Entry) -> None:
-    if ROLLED_BACK in entry.tags:
-        client.delete_model_version_tag(entry.name, entry.version, ROLLED_BACK)
+def _forget(client: MlflowClient, entry: Entry, *tags: str) -> None:
+    for tag in tags:
+        if tag in entry.tags:
+            client.delete_model_version_tag(entry.name, entry.version, tag)
 
 
 def _champion(client: MlflowClient, name: str) -> Entry | None:

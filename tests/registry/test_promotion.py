@@ -106,18 +106,15 @@ def test_embeddings_are_not_rolled_back_by_themselves_and_an_alias_is_understood
 
 
 class Interrupting:
-    """A client that lets another promotion happen just before it moves the first alias."""
+    """A client that lets other promotions happen just before it moves an alias for the first time, and so on; or before
+    another `call`."""
 
-    def __init__(self, client, other) -> None:
-        self._client, self._other = client, other
-
-    def set_registered_model_alias(self, name, alias, version):
-        other, self._other = self._other, None
-        if other is not None:
-            other()
-        self._client.set_registered_model_alias(name, alias, version)
+    def __init__(self, client, *others, call="set_registered_model_alias") -> None:
+        self._client, self._others, self._call = client, list(others), call
 
     def __getattr__(self, name):
+        if name == self._call and self._others:
+            self._others.pop(0)()
         return getattr(self._client, name)
 
 
@@ -138,6 +135,65 @@ def test_of_two_promotions_at_once_the_better_stays(client, slow, quick):
     promoted(Interrupting(client, lambda: promoted(client, early)), late)
     assert lost == [early if best == late else late]
     assert champions(client) == [best, f"{PAIRED}/{best.rsplit('/')[-1]}"]
+
+
+def test_the_best_stays_that_followed_one_promoted_meanwhile(client):
+    first, slow, quick, best = add(client, 0.90, 0.92, 0.91, 0.93)
+    registry.promote(client, first)
+
+    def others() -> None:
+        registry.promote(client, quick)
+        registry.promote(client, best)
+
+    with pytest.raises(registry.NotGoodEnough, match=f"{best}, at 0.9300 better than 0.9200"):
+        registry.promote(Interrupting(client, others, call="set_model_version_tag"), slow)
+    assert champions(client) == [best, f"{PAIRED}/4"]
+
+
+def test_the_best_stays_that_is_promoted_while_another_gives_way(client):
+    first, slow, quick, best = add(client, 0.90, 0.91, 0.92, 0.93)
+    registry.promote(client, first)
+    through = Interrupting(client, lambda: registry.promote(client, quick), lambda: None,
+                           lambda: registry.promote(client, best))  # as it is about to crown the quick one
+    with pytest.raises(registry.NotGoodEnough, match=f"{best}, at 0.9300 better than 0.9100"):
+        registry.promote(through, slow)
+    assert champions(client) == [best, f"{PAIRED}/4"]
+
+
+def test_the_best_stays_that_began_before_the_champion_whom_another_follows(client):
+    first, best, quick, late = add(client, 0.90, 0.93, 0.91, 0.92)
+    for reference in (first, quick):
+        registry.promote(client, reference)
+
+    def goes_on() -> None:  # it began when the first was champion, and looks for rivals before the late one is one
+        client.set_model_version_tag(NAME, "2", "nfk.former_champion", "1")
+        client.set_registered_model_alias(NAME, "champion", "2")
+
+    with pytest.raises(registry.NotGoodEnough, match=f"{best}, at 0.9300 better than 0.9200"):
+        registry.promote(Interrupting(client, goes_on), late)
+    assert champions(client) == [best, f"{PAIRED}/2"]
+
+
+def test_who_was_outdone_or_passed_over_is_no_rival_later(client):
+    first, worse, better, last = add(client, 0.90, 0.92, 0.93, 0.91)
+    registry.promote(client, first)
+    through = Interrupting(client, lambda: registry.promote(client, worse), call="set_model_version_tag")
+    registry.promote(through, better)
+    assert champions(client)[0] == better
+    registry.rollback(client, NAME)
+    registry.promote(client, last)  # worse than both, and it alone is promoted now
+    assert champions(client) == [last, f"{PAIRED}/4"]
+    registry.promote(client, worse)  # an own promotion brings it back
+    assert champions(client) == [worse, f"{PAIRED}/2"]
+
+
+def test_who_was_champion_before_one_brought_back_by_force_is_no_rival(client):
+    first, second, third, late = add(client, 0.90, 0.92, 0.93, 0.91)
+    for reference in (first, second, third):
+        registry.promote(client, reference)
+    registry.promote(client, first, force=True)
+    registry.promote(client, late)
+    assert champions(client) == [late, f"{PAIRED}/4"]
 
 
 def test_of_two_promotions_the_better_stays_wherever_they_meet(client):
