@@ -18,8 +18,16 @@ from typing import IO
 
 PYTEST = [sys.executable, "-m", "pytest"]
 FLOWS, LOCK = "tests/flows", "tests/flows/test_workspace_lock.py"
-COVERED = ["tests/data", "tests/faults/test_durable.py", "tests/test_dvc_lock.py", "tests/test_names.py",
-           "tests/test_params.py", "tests/test_shared_store.py", "tests/test_side_by_side.py", "tests/test_store.py"]
+COVERED = [
+    "tests/data", "tests/faults/test_durable.py", "tests/models/test_card.py", "tests/models/test_torch_file.py",
+    "tests/registry/test_entries.py", "tests/report/test_metrics.py", "tests/service/test_frames.py",
+    "tests/service/test_gate.py", "tests/service/test_images.py", "tests/service/test_neighbours.py",
+    "tests/stages/test_depended.py", "tests/stages/test_registered.py", "tests/test_checkpoint.py",
+    "tests/test_dvc_lock.py", "tests/test_embedder_folder.py", "tests/test_experiment_spec.py", "tests/test_names.py",
+    "tests/test_one_line.py", "tests/test_params.py", "tests/test_shared_store.py", "tests/test_side_by_side.py",
+    "tests/test_store.py", "tests/tracking/test_lineage.py", "tests/tracking/test_record.py",
+    "tests/tracking/test_redaction.py", "tests/tracking/test_spool.py",
+]
 _COVERAGE = ["--cov", "--cov-report=term-missing:skip-covered", *COVERED, LOCK]
 _PARTS = ([FLOWS, f"--ignore={LOCK}"], _COVERAGE)
 

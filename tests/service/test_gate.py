@@ -252,3 +252,32 @@ def test_of_a_flood_few_are_held_back_and_the_rest_are_refused_at_once_and_sent_
     assert {client.headers.get("connection") for client in at_once} == {"close"}
     assert {client.headers.get("connection") for client in held} == {None}
     assert app._held == 0
+
+
+def test_of_other_protocols_only_the_servers_own_begin_and_end_are_passed_on():
+    seen = []
+
+    async def application(scope, receive, send):
+        seen.append(scope["type"])
+
+    app = gated(application)
+    for kind in ("lifespan", "websocket"):
+        asyncio.run(app({"type": kind, "path": "/embed", "headers": []}, None, None))
+    assert seen == ["lifespan"]
+    assert (app.refused, app.answered) == (0, 0)
+
+
+def test_a_body_without_a_length_is_read_to_the_first_bytes_past_the_limit(inner):
+    app, client = gated(inner), Client(b"x" * 300, cuts=30, content_length="", expect="100-continue")
+    ask(app, client)
+    assert client.status == 413
+    assert client.error == "the body exceeds 100 bytes; send fewer images at once"
+    assert client.read == 110
+    assert inner.bodies == []
+
+
+def test_of_a_refused_body_no_more_than_so_much_is_thrown_away(inner, monkeypatch):
+    monkeypatch.setattr(gate, "_THROWN_AWAY", 50)
+    app, client = gated(inner), Client(b"x" * 300, cuts=30)
+    ask(app, client)
+    assert (client.status, client.read) == (413, 50)

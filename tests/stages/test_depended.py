@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from nfk import store
-from nfk.params import load
 from nfk.stages import depended, runner
 from nfk.stages.outcome import Outcome
 
@@ -87,18 +85,6 @@ def test_what_it_does_not_depend_on_may_change(folder, monkeypatch, name, text):
         (folder / name).write_text(text)
 
     run_while(monkeypatch, change)
-
-
-def test_every_dependency_of_the_shipped_pipeline_is_seen(monkeypatch):
-    """Templates filled: no name is left that no file could have."""
-    monkeypatch.chdir(Path(__file__).parents[2])
-    for stage, family in (("data", None), ("baselines", None), ("report", None), *(
-            (stage, "gan") for stage in ("pretrain", "statistics", "svd", "embed", "evaluate"))):
-        found = depended.seen(stage, family)
-        assert found and not [name for name in found if "${" in name]
-    assert depended.seen("svd", "gan")["nfk/linalg"] != store.json_digest([])
-    assert depended.seen("svd", "gan")["svd of params.yaml"] == store.json_digest(load().svd.model_dump(mode="json"))
-    assert depended.seen("nothing", None) == {}
 
 
 def test_without_a_pipeline_nothing_is_depended_on(tmp_path, monkeypatch):
