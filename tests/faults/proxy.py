@@ -1,11 +1,14 @@
 """A proxy on loopback between our client and a real server, that is slow, fails, refuses, or loses an answer.
 
-What is lost is the answer alone: the request has arrived and was carried out. Nothing here knows what is asked.
+What is lost is the answer alone: the request has arrived and was carried out. Nothing here knows what is asked. A
+websocket is let through as it is, and breaks while all else is answered 500.
 """
 
 from __future__ import annotations
 
+import hashlib
 import http.client
+import select
 import socket
 import threading
 import time
@@ -13,7 +16,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-_OF_A_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "content-length", "host", "expect"}
+# Host is not among them: S3's clients sign the one they asked
+_OF_A_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "content-length", "expect"}
+_WRITES = {"POST", "PUT", "PATCH", "DELETE"}
 _LONGEST = 60.0
 
 
@@ -27,13 +32,20 @@ class Proxy:
         self._server: ThreadingHTTPServer | None = None
         self.reset()
 
-    def reset(self, *, lose: int | None = None, seconds: float = 0.0, failing: bool = False) -> None:
-        """No fault but these. lose: the number of the call whose answer is lost. seconds: before each answer.
-        failing: every call is answered 500 and reaches nobody."""
+    def reset(self, *, lose: int | None = None, lose_each: bool = False, seconds: float = 0.0,
+              failing: bool = False) -> None:
+        """No fault but these. lose: the number of the call whose answer is lost. lose_each: of every write, the answer
+        to its first try. seconds: before each answer. failing: every call is answered 500 and reaches nobody."""
         with self._lock:
             self.calls: list[str] = []
-            self.lost: str | None = None
-            self.lose, self.seconds, self.failing = lose, seconds, failing
+            self.lost: list[str] = []
+            self._tried: set[bytes] = set()
+            self.lose, self.lose_each, self.seconds, self.failing = lose, lose_each, seconds, failing
+
+    def mend(self) -> None:
+        """No fault from now on; what was counted stays."""
+        with self._lock:
+            self.lose, self.lose_each, self.seconds, self.failing = None, False, 0.0, False
 
     @property
     def address(self) -> str:
@@ -58,10 +70,15 @@ class Proxy:
             with suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
-    def _number(self, call: str) -> int:
+    def _taken(self, call: str, whole: bytes) -> bool:
+        """Whether the answer to this call is to be lost; `whole`: all that a repeat of it has too."""
+        first = hashlib.sha256(whole).digest()
         with self._lock:
             self.calls.append(call)
-            return len(self.calls)
+            again = first in self._tried
+            self._tried.add(first)
+            return len(self.calls) == self.lose or (
+                self.lose_each and not again and call.partition(" ")[0] in _WRITES)
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         proxy = self
@@ -85,20 +102,44 @@ class Proxy:
 
             def any_method(self) -> None:
                 body = self._body()
-                number = proxy._number(f"{self.command} {self.path.partition('?')[0]}")
+                call = f"{self.command} {self.path.partition('?')[0]}"
+                taken = proxy._taken(call, f"{self.command} {self.path}\n".encode() + body)
                 if proxy.failing:
                     return self._answer(500, [("Content-Type", "text/plain")], b"broken")
-                status, headers, content = self._upstream(body)
+                if self.headers.get("Upgrade"):
+                    return self._tunnel()
+                try:
+                    status, headers, content = self._upstream(body)
+                except (OSError, http.client.HTTPException):  # the server itself is away
+                    return self._hang_up()
                 time.sleep(proxy.seconds)
-                if number == proxy.lose:
-                    proxy.lost = proxy.calls[number - 1]
-                    self.close_connection = True
-                    self.connection.shutdown(socket.SHUT_RDWR)
-                    return None
+                if taken:
+                    with proxy._lock:
+                        proxy.lost.append(call)
+                    return self._hang_up()
                 with suppress(BrokenPipeError, ConnectionResetError):
                     self._answer(status, headers, content)
 
             do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = do_HEAD = any_method
+
+            def _hang_up(self) -> None:
+                self.close_connection = True
+                with suppress(OSError):
+                    self.connection.shutdown(socket.SHUT_RDWR)
+
+            def _tunnel(self) -> None:
+                """What both sides say from now on, until one ends it or the server fails."""
+                head = "".join(f"{line}\r\n" for line in (
+                    self.requestline, *(f"{name}: {value}" for name, value in self.headers.items()), ""))
+                with suppress(OSError), socket.create_connection(("127.0.0.1", proxy.upstream)) as upstream:
+                    upstream.sendall(head.encode("latin-1"))
+                    other = {self.connection: upstream, upstream: self.connection}
+                    while not proxy.failing:
+                        for side in select.select(list(other), [], [], 0.2)[0]:
+                            if not (said := side.recv(1 << 16)):
+                                return self._hang_up()
+                            other[side].sendall(said)
+                return self._hang_up()
 
             def _body(self) -> bytes:
                 if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
@@ -126,7 +167,10 @@ class Proxy:
                 for name, value in headers:
                     if name.lower() not in _OF_A_CONNECTION:
                         self.send_header(name, value)
-                self.send_header("Content-Length", str(len(content)))
+                length = len(content)
+                if self.command == "HEAD":  # of what GET would bring
+                    length = next((int(value) for name, value in headers if name.lower() == "content-length"), 0)
+                self.send_header("Content-Length", str(length))
                 self.end_headers()
                 if self.command != "HEAD":
                     self.wfile.write(content)

@@ -301,9 +301,9 @@ class Trial:
             faults.append(fault)
         lost = self.through.lost
         self.through.reset()
-        if lost is None:
+        if not lost:
             return None
-        return self._judged(label, f"answer {number} ({lost}) lost", faults, came_through=fault is None)
+        return self._judged(label, f"answer {number} ({lost[0]}) lost", faults, came_through=fault is None)
 
     def slow(self, seconds: float) -> Attempt:
         """Each answer takes so long; the first try comes through."""
