@@ -12,3 +12,5 @@ os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("DO_NOT_TRACK", "true")
 # A server that is away for minutes, as while it is restarted, ends no run: 2 + 4 + ... + 256 s of tries
 os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
+# nor does one that answers 500, as while its database is away: by itself Prefect's client gives up at the first
+os.environ.setdefault("PREFECT_CLIENT_RETRY_EXTRA_CODES", "500,504")

@@ -16,11 +16,12 @@ from typing import Annotated
 
 import typer
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import TableArtifact
 from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
 from pydantic import ConfigDict, Field, ValidationError
 
+from flows.artifacts import publish
 from flows.pipeline import FAILED, REFUSED, PipelineOptions, pipeline
 from flows.plain_failures import WithoutTraceback
 from flows.process_group import run_streamed
@@ -88,7 +89,7 @@ def _publish(options: RefreshOptions, families: Collection[str], lock: int) -> N
             verdict = step(f"promote {family}", "nfk", "registry", "promote", f"nfk-{family}-embedder@candidate",
                            "--or-keep")
         rows.append({"family": family, "verdict": verdict})
-    create_table_artifact(key="nfk-registry", table=rows, description="What became of each candidate")
+    publish(TableArtifact(key="nfk-registry", table=rows, description="What became of each candidate"))
     if options.push and _has_remote():
         # the cache before the lock: a lock must never name what nobody can pull
         step("push", "dvc", "push", "--quiet")

@@ -8,15 +8,16 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from prefect.artifacts import create_image_artifact, create_markdown_artifact, create_table_artifact
+from prefect.artifacts import ImageArtifact, MarkdownArtifact, TableArtifact
 
+from flows.artifacts import publish
 from nfk import tracking
 
 
 def publish_metrics(workspace: Path = Path()) -> None:
     """The accuracy of each family's features under each probe, of what `evaluation/` holds."""
     if rows := metric_rows(workspace):
-        create_table_artifact(key="nfk-metrics", table=rows, description="Test accuracy of the probes")
+        publish(TableArtifact(key="nfk-metrics", table=rows, description="Test accuracy of the probes"))
 
 
 def publish_figures(workspace: Path = Path()) -> None:
@@ -24,8 +25,8 @@ def publish_figures(workspace: Path = Path()) -> None:
     address of type `data:`, some 100 kB), since no browser could fetch a file of the worker's disk."""
     for path in sorted(workspace.glob("evaluation/*/figures/accuracy.png")):
         family = path.parents[1].name
-        create_image_artifact(key=f"nfk-accuracy-{family.replace('_', '-')}", image_url=data_address(path),
-                              description=f"Test accuracy by rank, {family}")
+        publish(ImageArtifact(key=f"nfk-accuracy-{family.replace('_', '-')}", image_url=data_address(path),
+                              description=f"Test accuracy by rank, {family}"))
 
 
 def data_address(image: Path) -> str:
@@ -34,8 +35,8 @@ def data_address(image: Path) -> str:
 
 def publish_lineage(pipeline_run: str, stages: Iterable[str], workspace: Path = Path()) -> None:
     """Commit, pipeline run and the hash of everything the stages wrote."""
-    create_markdown_artifact(key="nfk-lineage", markdown=lineage_page(pipeline_run, stages, workspace),
-                             description="What the results were made from")
+    publish(MarkdownArtifact(key="nfk-lineage", markdown=lineage_page(pipeline_run, stages, workspace),
+                             description="What the results were made from"))
 
 
 def metric_rows(workspace: Path) -> list[dict[str, Any]]:

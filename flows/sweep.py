@@ -20,11 +20,12 @@ from typing import Annotated, Any, NamedTuple
 
 import typer
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_table_artifact
+from prefect.artifacts import TableArtifact
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture, as_completed
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from flows.artifacts import publish
 from flows.own_workspace import StagesFailed, WorkspaceRefused, committed, prepare, run_stages
 from flows.pipeline import FAILED, REFUSED
 from flows.plain_failures import WithoutTraceback
@@ -79,7 +80,7 @@ def sweep(options: SweepOptions = SweepOptions()) -> list[dict[str, Any]]:  # no
         rows = [row for combination in wanted for row in rows_of(combination, failed.get(combination.name))]
         write_tables(rows)
     shown = [row for row in rows if row["features"] in (None, f"nfk-{row['rank']}")]
-    create_table_artifact(key="nfk-sweep", table=shown, description="Test accuracy of each combination")
+    publish(TableArtifact(key="nfk-sweep", table=shown, description="Test accuracy of each combination"))
     if failed:
         raise StagesFailed(f"{len(failed)} of {len(wanted)} combinations failed: {', '.join(failed)}; the others "
                                 f"are in {RESULTS}; the same command tries these again")
