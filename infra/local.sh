@@ -113,6 +113,8 @@ database_uri = postgresql://nfk:$NFK_DATABASE_PASSWORD@127.0.0.1:$NFK_DATABASE_P
 admin_username = $MLFLOW_TRACKING_USERNAME
 admin_password = $MLFLOW_TRACKING_PASSWORD
 authorization_function = mlflow.server.auth:authenticate_request_basic_auth
+# a password is hashed once a minute, not for each of the some hundred files of a model; its change is heeded at once
+auth_cache_ttl_seconds = 60
 AUTH
   )
   mkdir -p "$folder/s3"
