@@ -9,7 +9,7 @@ PARALLEL ?= --numprocesses $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_
   --no-loadscope-reorder
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro test covered quick check docs bench newcomer
+.PHONY: repro test covered quick check docs bench newcomer audit
 
 repro: $(INSTALLED)   ## data to report, by DVC; what has not changed is not run again
 	@$(BIN)/nfk repro
@@ -33,6 +33,13 @@ newcomer:   ## the first hour of someone new, in a fresh clone and environment, 
 bench: $(INSTALLED)   ## the numerical core against its peers, about an hour; tables into the documentation
 	@$(BIN)/python -m tests.benchmarks.core
 	@$(BIN)/python -m tests.benchmarks.tables
+
+# in an environment of its own, whose packages are not audited with ours
+audit: $(INSTALLED)   ## known holes of all that is installed, by the public databases; needs the network
+	@$(PYTHON) -m venv .nfk/audit
+	@.nfk/audit/bin/python -m pip install --quiet --disable-pip-version-check 'pip-audit>=2.10,<3'
+	@$(BIN)/python -m pip freeze --exclude-editable > .nfk/audit/installed.txt
+	@.nfk/audit/bin/pip-audit --requirement .nfk/audit/installed.txt --no-deps --disable-pip
 
 # the layout is checked, not made: a formatter would put each argument of most calls here on a line of its own
 check: $(INSTALLED)   ## lint, layout, types, layers, documentation
