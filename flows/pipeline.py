@@ -53,6 +53,15 @@ class PipelineOptions(BaseModel):
 @flow(name="nfk-pipeline")
 def pipeline(options: PipelineOptions = PipelineOptions()) -> None:  # noqa: B008 - frozen
     """Bring every stage up to date, in DVC's order; the first that fails ends the run as failed."""
+    bring_up_to_date(options)
+
+
+def bring_up_to_date(options: PipelineOptions) -> None:
+    """The stages as tasks of the run that is going on, and what they made shown there.
+
+    Another flow calls this, not `pipeline`: a run of its own would be made anew at each try of the one around it, and
+    where the answer to its making is lost, a second one that nobody ever starts.
+    """
     params = _load_params(options)
     with workspace_lock() as lock:
         stages = stage_order(families=options.families)

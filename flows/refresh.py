@@ -22,7 +22,7 @@ from prefect.runtime import flow_run
 from pydantic import ConfigDict, Field, ValidationError
 
 from flows.artifacts import publish
-from flows.pipeline import FAILED, REFUSED, PipelineOptions, pipeline
+from flows.pipeline import FAILED, REFUSED, PipelineOptions, bring_up_to_date
 from flows.plain_failures import WithoutTraceback
 from flows.process_group import run_streamed
 from nfk import params as parameters
@@ -70,7 +70,7 @@ def refresh(options: RefreshOptions = RefreshOptions()) -> None:  # noqa: B008 -
     asked = options.model_dump(include=set(PipelineOptions.model_fields))
     # held to the end: what is registered and pushed is what this run's stages made
     with workspace_lock() as lock:
-        pipeline(PipelineOptions(**asked | {"always": ("data", *options.always)}))
+        bring_up_to_date(PipelineOptions(**asked | {"always": ("data", *options.always)}))
         _publish(options, options.families or tuple(params.families), lock)
 
 

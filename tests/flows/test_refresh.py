@@ -32,6 +32,7 @@ def workspace_is() -> str:
 def test_the_workspace_is_held_until_the_last_candidate_is_judged(
         workspace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from prefect import task
+    from prefect.runtime import flow_run
 
     from flows import refresh as module
 
@@ -43,7 +44,10 @@ def test_the_workspace_is_held_until_the_last_candidate_is_judged(
         return "kept"
 
     monkeypatch.setattr(module, "run_step", step)
+    shown: list[str] = []
+    monkeypatch.setattr("flows.pipeline.publish_lineage", lambda *_: shown.append(flow_run.flow_name))
     module.refresh(module.RefreshOptions(push=False))
+    assert shown == ["nfk-refresh"]  # the stages are its own: a run within it could be made twice
     assert steps == [("register gan", "busy", 1), ("promote nfk-gan-embedder@candidate", "busy", 1),
                      ("register vae", "busy", 1), ("promote nfk-vae-embedder@candidate", "busy", 1)]
     assert (workspace / "report.txt").exists()
@@ -57,7 +61,7 @@ def test_a_damaged_file_of_the_cache_is_neither_registered_nor_pushed(
     kept = workspace / ".dvc/cache/files/md5/00/11"
     kept.parent.mkdir(parents=True)
     kept.write_text("not what its name says")
-    monkeypatch.setattr(module, "pipeline", lambda *_: None)
+    monkeypatch.setattr(module, "bring_up_to_date", lambda *_: None)
     monkeypatch.setattr(module, "run_step", lambda *_, **__: pytest.fail("ran"))
     with pytest.raises(module.StepFailed, match=r"md5/00/11: its MD5 is \w{32}, and by its name another; rm it, then"):
         module.refresh(module.RefreshOptions())
@@ -70,7 +74,7 @@ def test_a_rank_that_would_not_be_judged_is_refused_before_anything_runs(
     from flows import refresh as module
 
     (workspace / "params.yaml").write_text((workspace / "params.yaml").read_text() + "svd: {rank: 100}\n")
-    monkeypatch.setattr(module, "pipeline", lambda *_: pytest.fail("ran"))
+    monkeypatch.setattr(module, "bring_up_to_date", lambda *_: pytest.fail("ran"))
     with pytest.raises(typer.Exit) as end:
         module._main()
     assert end.value.exit_code == 2
