@@ -24,7 +24,7 @@ import tempfile
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -52,12 +52,14 @@ class Lost(AssertionError):
 
 
 class Topology:
-    """All servers of `infra/local.sh`, and a workspace that they serve."""
+    """All servers of `infra/local.sh`, and a workspace that they serve. `changed`: what that script says otherwise."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, changed: Callable[[str], str] = str) -> None:
         self.folder = folder / "local"
         (folder / "workspace").mkdir()
         self.workspace = Workspace(folder / "workspace", also=("infra",))
+        script = self.workspace.folder / "infra/local.sh"
+        script.write_text(changed(script.read_text()))
         params = self.workspace.folder / "params.yaml"  # what is registered is judged by the vectors of all components
         params.write_text(params.read_text().replace("ranks: [4]", "ranks: [4, 12]"))
         self.run(sys.executable, "-m", "dvc", "remote", "add", "--quiet", "--default", "store", "s3://dvc/cache")
@@ -135,8 +137,8 @@ class Topology:
         experiment = client.get_experiment_by_name("nfk")
         return [] if experiment is None else list(client.search_runs([experiment.experiment_id], max_results=1000))
 
-    def wrong(self, run_id: str) -> str | None:
-        """What is not as after an undisturbed run; the last run's id."""
+    def wrong(self, run_id: str, stages: Collection[str] = STAGES) -> str | None:
+        """What is not as after an undisturbed run of these stages; the last run's id."""
         from mlflow import MlflowClient
 
         left = self.run(sys.executable, "-m", "nfk", "track", "replay").stdout
@@ -161,10 +163,10 @@ class Topology:
             if not names or max(names.values()) > 1:
                 return f"records of pipeline runs: {names}"
             parent = max(parents, key=lambda run: run.info.start_time)
-            stages = Counter(run.info.run_name for run in runs
-                             if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id)
-            if set(stages) != set(STAGES) or max(stages.values()) > 1 or parent.info.status != "FINISHED":
-                return f"records of the run's stages: {stages}, {parent.info.status}"
+            found = Counter(run.info.run_name for run in runs
+                            if run.data.tags.get("mlflow.parentRunId") == parent.info.run_id)
+            if set(found) != set(stages) or max(found.values()) > 1 or parent.info.status != "FINISHED":
+                return f"records of the run's stages: {found}, {parent.info.status}"
         loaded = self.run(sys.executable, "-c", "import mlflow; mlflow.pyfunc.load_model("
                           "'models:/nfk-classifier-embedder@champion')", check=False)
         return f"the registered embedder: {loaded.stdout[-300:]}" if loaded.returncode else None
@@ -204,11 +206,30 @@ def ended(topology: Topology, run_id: str) -> dict[str, Any]:
     return found
 
 
+def came_through(topology: Topology, run_id: str, wanted: Mapping[str, str], stages: Collection[str] = STAGES) -> str:
+    """How the run of these stages, or one started after it failed, completed as an undisturbed one; Lost where it did
+    not."""
+    told: list[str] = []
+    for _ in range(_TRIES):
+        run = ended(topology, run_id)
+        if run["state_type"] == "COMPLETED":
+            break
+        told.append(str(run["state"]["message"]))
+        run_id = topology.start(always=tuple(stages))
+    else:
+        raise Lost(f"did not come through: {told}")
+    if long := [message for message in told if "\n" in message or not message]:
+        raise Lost(f"not told in one line: {long[0]!r}")
+    if (found := topology.workspace.digests()) != wanted:
+        raise Lost(f"other digests: {[name for name in wanted if found[name] != wanted[name]]}")
+    if why := topology.wrong(run_id, stages):
+        raise Lost(why)
+    return f"tries {run['run_count']}, failed runs before: {told}"
+
+
 def outage(topology: Topology, server: str, moment: str, delay: float, wanted: dict[str, str]) -> str | None:
     """One server gone at one moment of one run; why it was not survived."""
     topology.forget()
-    told: list[str] = []
-    run: dict[str, Any] = {"run_count": 0}
     run_id = topology.start(always=STAGES)
     try:
         at_moment(topology, run_id, moment)
@@ -216,32 +237,19 @@ def outage(topology: Topology, server: str, moment: str, delay: float, wanted: d
         topology.kill(server)
         time.sleep(_AWAY_SECONDS)
         topology.up()
-        for _ in range(_TRIES):
-            run = ended(topology, run_id)
-            if run["state_type"] == "COMPLETED":
-                break
-            told.append(str(run["state"]["message"]))
-            run_id = topology.start(always=STAGES)
-        else:
-            raise Lost(f"did not come through: {told}")
-        if long := [message for message in told if "\n" in message or not message]:
-            raise Lost(f"not told in one line: {long[0]!r}")
-        if (found := topology.workspace.digests()) != wanted:
-            raise Lost(f"other digests: {[name for name in wanted if found[name] != wanted[name]]}")
-        why = topology.wrong(run_id)
+        how, why = came_through(topology, run_id, wanted), None
     except Lost as lost:
-        why = str(lost)
-    print(f"{server} killed {delay:.1f} s into {moment}: {why or 'survived'}; tries {run['run_count']}, "
-          f"failed runs before: {told}", flush=True)
+        how, why = "", str(lost)
+    print(f"{server} killed {delay:.1f} s into {moment}: {why or 'survived'}; {how}", flush=True)
     return None if why is None else f"{server} killed {delay:.1f} s into {moment}: {why}"
 
 
 @contextmanager
-def topologies() -> Iterator[tuple[Topology, dict[str, str]]]:
+def topologies(changed: Callable[[str], str] = str) -> Iterator[tuple[Topology, dict[str, str]]]:
     """The servers, after an undisturbed run, and the digests of what that made."""
     with tempfile.TemporaryDirectory(prefix="nfk-outages-") as name:
         Path(name).chmod(0o755)  # PostgreSQL may have to run as a user of its own
-        topology = Topology(Path(name))
+        topology = Topology(Path(name), changed)
         try:
             topology.run(sys.executable, "-m", "nfk", "deploy", "refresh")
             topology.run(sys.executable, "-m", "prefect", "deployment", "schedule", "clear", "--accept-yes",

@@ -62,7 +62,8 @@ def lines() -> list[str]:
             "failing": f"MLflow answers 500 for {away['away_seconds']:g} s",
             "refused": f"MLflow refuses connections for {away['away_seconds']:g} s"}
     rows += [(f"{row['case']}: {done[row['fault']]}", row["tried"], row["survived"]) for row in away["rows"]]
-    rows += [(row["fault"], row["tried"], row["survived"]) for row in counted("outages")["rows"]]
+    rows += [(row["fault"], row["tried"], row["survived"]) for name in ("outages", "ailing")
+             for row in counted(name)["rows"]]
     rows += [(f"at once: {row['fault']}", row["tried"], row["survived"]) for row in counted("together")["rows"]]
     rows += [(row["fault"], row["tried"], row["survived"]) for row in counted("room")["rows"]]
     loads = json.loads(LOAD.read_text(encoding="utf-8"))
