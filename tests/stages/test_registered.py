@@ -25,9 +25,14 @@ def entry(tags):
     return Entry("nfk-gan-embedder", "3", (), tags, "run", 0)
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("made"), config=MlpParams(hidden=2), shape=(2, 2, 1), rank=2)
+
+
 @pytest.fixture
-def files(tmp_path):
-    return write(tmp_path, config=MlpParams(hidden=2), shape=(2, 2, 1), rank=2)
+def files(made, tmp_path):
+    return shutil.copytree(made, tmp_path / made.name)
 
 
 @pytest.fixture
