@@ -92,7 +92,7 @@ def _publish(options: RefreshOptions, families: Collection[str], lock: int) -> N
     publish(TableArtifact(key="nfk-registry", table=rows, description="What became of each candidate"))
     if options.push and _has_remote():
         # the cache before the lock: a lock must never name what nobody can pull
-        step("push", "dvc", "push", "--quiet")
+        step("push", "dvc", "push")
     if options.branch:
         step("push lock", "sh", "-c", _PUSH_LOCK, "sh", f"refresh: {flow_run.name}", options.branch)
 
@@ -108,13 +108,21 @@ def check_bytes() -> None:
 
 @task(cache_policy=NO_CACHE)
 def run_step(command: list[str], *, held: Collection[int] = ()) -> str:
-    """One command, its lines in the log; the last of them. StepFailed with that line where it fails."""
+    """One command, its lines in the log; the last of them. StepFailed where it fails, with that line, or with the last
+    that is called an error: after an unexpected one DVC says where to ask for help."""
+    said, errors = " ".join(command[-4:]), []
+
+    def say(line: str) -> None:
+        get_run_logger().info(line)
+        if line.startswith("ERROR: "):
+            errors.append(line.removeprefix("ERROR: "))
+
     if command[0] in ("nfk", "dvc"):
         command = [sys.executable, "-m", *command]
-    ended = run_streamed(command, get_run_logger().info, seconds=_STEP_SECONDS, held=held)
+    ended = run_streamed(command, say, seconds=_STEP_SECONDS, held=held)
     if ended.timed_out or ended.status != 0:
-        why = f"took more than {_STEP_SECONDS:g} s" if ended.timed_out else ended.last_line
-        raise StepFailed(f"`{' '.join(command[-4:])}` failed: {why}")
+        why = f"took more than {_STEP_SECONDS:g} s" if ended.timed_out else (errors or [ended.last_line])[-1]
+        raise StepFailed(f"`{said}` failed: {why}")
     return ended.last_line
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -106,6 +107,7 @@ def test_a_push_to_a_store_that_fails_says_so_and_the_next_brings_all(store, pus
     store.reset(failing=True)
     done = run()
     assert done.returncode != 0 and "Traceback" not in done.stdout
+    assert re.search("^ERROR: .*500", done.stdout, re.MULTILINE), done.stdout[-2000:]
     store.reset()
     assert run().returncode == 0
     assert whole()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -108,6 +109,17 @@ def test_the_lock_is_pushed_aside_and_the_branch_here_does_not_move(tmp_path: Pa
     assert git("log", "--format=%s", "origin/runs/nightly").split("\n")[:2] == ["refresh: a", "start"]
     assert git("rev-parse", "HEAD") == head
     assert git("status", "--porcelain") == " M dvc.lock\n"
+
+
+def test_a_step_that_fails_is_told_by_its_error_not_by_what_dvc_says_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flows import refresh as module
+
+    monkeypatch.setattr(module, "get_run_logger", lambda: logging.getLogger("step"))
+    says = "echo reading; echo 'ERROR: unexpected error - broken'; echo; echo 'Having any troubles?'; exit 255"
+    with pytest.raises(module.StepFailed, match=r"failed: unexpected error - broken$"):
+        module.run_step.fn(["sh", "-c", says])
+    with pytest.raises(module.StepFailed, match=r"failed: the last$"):
+        module.run_step.fn(["sh", "-c", "echo one; echo the last; exit 1"])
 
 
 @pytest.mark.parametrize("branch", ["main", "../x", "runs"])
