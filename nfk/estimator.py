@@ -199,6 +199,9 @@ class NeuralFisherKernel(ClassNamePrefixFeaturesOutMixin, TransformerMixin, Base
         """What `save` wrote, its key too, for the same function and parameters; StoreError if those are others."""
         found = store.read(path)
         kept = found.attributes
+        if missing := sorted(({"key", "right", "singular_values", "explained_variance"} - found.arrays.keys())
+                             | ({"rank", "damping", "fitted", "example_shape"} - kept.keys())):
+            raise store.StoreError(f"{path}: holds no kernel that was saved: it has no {missing[0]}")
         settings = {name: kept[name] for name in (
             "rank", "damping", "whitening", "unit_rows", "scaling", "include", "exclude", "kernel", "outputs")
             if name in kept}  # older ones know no other whitening, and no unit rows

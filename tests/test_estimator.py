@@ -19,7 +19,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from nfk import NeuralFisherKernel
+from nfk import NeuralFisherKernel, store
 from nfk.store import StoreError
 from tests.fisher.networks import images, log_density, weights
 
@@ -93,6 +93,10 @@ def test_factors_of_other_parameters_are_refused(fitted, tmp_path):
     fitted.save(tmp_path / "kernel.zarr")
     with pytest.raises(StoreError, match="was made from params"):
         NeuralFisherKernel.load(tmp_path / "kernel.zarr", log_density, weights(1))
+    with store.write(tmp_path / "another.zarr", inputs={}) as writer:
+        writer.put("right", np.ones((2, 2), np.float32))
+    with pytest.raises(StoreError, match=r"another\.zarr: holds no kernel that was saved: it has no damping"):
+        NeuralFisherKernel.load(tmp_path / "another.zarr", log_density, weights(0))
 
 
 def test_a_missed_tolerance_is_told():
