@@ -9,15 +9,18 @@ PARALLEL ?= --numprocesses $(shell $(PYTHON) -c "import os; print(min(4, os.cpu_
   --no-loadscope-reorder
 export PATH := $(BIN):$(PATH)
 
-.PHONY: repro test covered quick check docs bench newcomer audit
+.PHONY: repro test fuzz covered quick check docs bench newcomer audit
 
 repro: $(INSTALLED)   ## data to report, by DVC; what has not changed is not run again
 	@$(BIN)/nfk repro
 
-test covered quick: export OPENBLAS_NUM_THREADS ?= 1   # tests/conftest.py says why
+test fuzz covered quick: export OPENBLAS_NUM_THREADS ?= 1   # tests/conftest.py says why
 
-test: $(INSTALLED)   ## every test, the end-to-end run included
-	@$(BIN)/python -m tests.side_by_side $(PARALLEL)
+test: $(INSTALLED)   ## every test but the fuzz, the end-to-end run included
+	@$(BIN)/python -m tests.side_by_side $(PARALLEL) -m "not fuzz"
+
+fuzz: $(INSTALLED)   ## each reader of outside files against damage by chance and by coverage, twenty seconds each
+	@$(BIN)/python -m pytest $(PARALLEL) -m fuzz $(wildcard tests/faults/test_fuzz_*.py)
 
 covered: $(INSTALLED)   ## every branch of stores, locks and readers, or what was missed
 	@$(BIN)/python -m tests.side_by_side covered $(PARALLEL)

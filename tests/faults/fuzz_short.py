@@ -1,4 +1,4 @@
-"""20 s of fuzz a reader, in the suite; in three files, so that workers share them. infra/README.md has ten minutes."""
+"""20 s of fuzz a reader: `make fuzz`, in three files, so that workers share them. infra/README.md has ten minutes."""
 
 from __future__ import annotations
 

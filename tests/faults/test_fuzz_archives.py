@@ -7,6 +7,7 @@ import pytest
 from tests.faults import fuzz_short
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("name", fuzz_short.ARCHIVES)
 def test_the_reader_only_reads_or_refuses(name):
     fuzz_short.check(name)
