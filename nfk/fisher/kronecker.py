@@ -66,6 +66,9 @@ def _products(
     products, peaks = [], []
     rows = rows if rows.dtype.itemsize >= 4 else rows.astype(jnp.float32)
     for entry in index:
+        if math.prod(entry.shape) == 0:
+            peaks.append(jnp.ones((), rows.dtype))
+            continue
         grads = matrices(rows, entry)
         peak = jnp.abs(grads).max()
         peak = jnp.where(peak > 0, peak, 1)
@@ -137,6 +140,8 @@ def _numbers(side: int) -> int:
 
 
 def _inverse_root(side: np.ndarray, damping: float) -> np.ndarray:
+    if side.size == 0:
+        return side
     if side.ndim == 1:
         damped = side + damping * side.mean()
         return np.where(damped > 0, 1 / np.sqrt(np.where(damped > 0, damped, 1)), 0)
@@ -155,5 +160,7 @@ def matrices(
 
 
 def _matrix_shape(entry: Parameter) -> tuple[int, int]:
-    """(inputs, outputs): kernels have their outputs last."""
+    """(inputs, outputs): kernels have their outputs last. An array of no numbers has neither, whatever its shape."""
+    if math.prod(entry.shape) == 0:
+        return 0, 0
     return (math.prod(entry.shape[:-1]), entry.shape[-1]) if entry.shape else (1, 1)

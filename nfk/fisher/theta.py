@@ -52,6 +52,9 @@ def choose(
     if not names:
         raise ThetaError(f"include={include} and exclude={exclude} leave none of {len(real)} parameter arrays "
                          "in theta; widen include or drop an exclude")
+    if not any(leaf.size for path, (_, leaf) in zip(paths, leaves, strict=True) if path in names):
+        raise ThetaError(f"theta is {', '.join(sorted(names))}, of no number; widen include, drop an exclude or give "
+                         "other params")
     kept = [path in names for path in paths]
     if all(kept):
         return Theta(params, log_density)

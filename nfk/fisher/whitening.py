@@ -67,6 +67,8 @@ class Whitening:
             return {}
         found = {}
         for number, (entry, (left, right)) in enumerate(zip(self.index, self.roots, strict=True)):
+            if 0 in left.shape:  # an array of no numbers
+                continue
             alive = matrices(self.weight[None, :], entry)[0]
             found[number] = Sides(left, right, alive.max(axis=1), alive.max(axis=0))
         return found

@@ -254,6 +254,20 @@ def test_factors_of_another_network_are_refused():
                                  outputs="trace", count=2), images(8), kronecker=True)
 
 
+def test_arrays_of_no_numbers_change_nothing():
+    """Whatever their shape, before, between and after those of a network."""
+    arrays = {"a": (0, 3), "cone": (3, 0), "e": (0,), "z": (2, 0, 3)}
+    given = {**weights(0), **{name: jnp.zeros(shape, jnp.float32) for name, shape in arrays.items()}}
+    rows = []
+    for params in (weights(0), given):
+        scores = Scores(log_density, params)
+        found = fisher_statistics(scores, images(40), kronecker=True)
+        assert found.dead == 3
+        rows.append(whole(FisherVectors(scores, images(9, 1), found, damping=DAMPING, unit_rows=True)))
+    assert len(scores.index) == 9
+    assert rows[1] == pytest.approx(rows[0], rel=1e-6, abs=1e-8)
+
+
 class TestEstimator:
     def fitted(self, **options) -> NeuralFisherKernel:
         return NeuralFisherKernel(log_density, weights(0), rank=RANK, damping=DAMPING, block=32, **options).fit(

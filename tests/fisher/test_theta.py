@@ -97,6 +97,11 @@ def test_refusals(include, exclude, message):
     assert "\n" not in str(refused.value)
 
 
+def test_arrays_of_no_number_alone_are_refused():
+    with pytest.raises(ThetaError, match="theta is e/bias, e/kernel, of no number; widen include"):
+        choose(log_density, {**weights(0), "e": {"kernel": jnp.zeros((0, 3)), "bias": jnp.zeros(0)}}, ["e/.*"])
+
+
 def test_scalars_of_numpy_are_parameters_and_pythons_are_refused():
     x = jnp.ones(3)
     theta = choose(lambda params, x, key: params["a"] * x.sum() + params["b"].sum(), {"a": np.float32(2), "b": x})
