@@ -48,16 +48,19 @@ class JacobianProducts:
         shift = jnp.matmul(whitening.mean, weighted, precision="highest")
         blocks = [self._forward(self._params, self._examples(index), self._key, weighted)
                   for index in range(block_count(self._vectors))]
-        return (jnp.concatenate(blocks) - shift[None, :]) * self._scales[:, None]
+        return (jnp.concatenate(blocks) - shift[None, :]) / self._lengths[:, None]
 
     def rmatmat(self, vectors: Float[Array, "n r"]) -> Float[Array, "p r"]:
         """V^T Y: r backward passes over the data."""
-        whitening, vectors = self._vectors.whitening, vectors * self._scales[:, None]
+        # cotangents as long as the lengths differ: divided by a long row's length they would leave float32
+        whitening, longest = self._vectors.whitening, self._lengths.max()
+        vectors = vectors * (longest / self._lengths)[:, None]
         total = jnp.zeros((self.shape[1], vectors.shape[1]), vectors.dtype)
         for index in range(block_count(self._vectors)):
             rows = vectors[slice(*block_bounds(self._vectors, index))]
             total = total + self._backward(self._params, self._examples(index), self._key, rows)
-        return whitening.transposed_times(total - whitening.mean[:, None] * vectors.sum(axis=0)[None, :])
+        total = total - whitening.mean[:, None] * vectors.sum(axis=0)[None, :]
+        return whitening.transposed_times(total / longest)
 
     def squared_norm(self) -> float:
         """||V||_F^2, by one gradient an example: no product gives it."""
@@ -65,15 +68,15 @@ class JacobianProducts:
                    for index in range(block_count(self._vectors)))
 
     @functools.cached_property
-    def _scales(self) -> Float[Array, " n"]:
-        """1 / |V_x| where rows are made unit, else 1."""
+    def _lengths(self) -> Float[Array, " n"]:
+        """|V_x| where rows are made unit, else 1."""
         vectors = self._vectors
         if not vectors.whitening.unit_rows:
             return jnp.ones(self.shape[0], vectors.scores.dtype)
         plain = dataclasses.replace(vectors.whitening, unit_rows=False)
         blocks = [vectors.scores.whitened(vectors.examples(index), plain, block_bounds(vectors, index)[0])
                   for index in range(block_count(vectors))]
-        return 1 / jnp.concatenate([lengths(rows) for rows in blocks])
+        return jnp.concatenate([lengths(rows) for rows in blocks])
 
     def _examples(self, index: int) -> Array:
         return jnp.asarray(self._vectors.examples(index))

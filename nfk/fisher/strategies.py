@@ -23,7 +23,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from nfk.checkpoint import RowCheckpoint
 from nfk.fisher.embedding import WORKING
@@ -288,7 +288,7 @@ def decompose(
     whole = strategy in ("explicit", "stored") or (strategy == "gram" and resident >= vectors.shape[0]) or (
         strategy == "panels" and cut.kept)
     rows = StoredRows(vectors) if whole else vectors
-    _check_range(rows.block(0), vectors.shape[0])
+    _check_range(rows)
     if strategy in ("explicit", "gram"):
         factors = gram_svd(rows, rank=rank, resident_rows=None if whole else resident, progress=progress)
     elif strategy == "panels":
@@ -312,15 +312,22 @@ def decompose(
     return with_rounding(factors, *sample, group)
 
 
-def _check_range(block: Float[Array, "b p"], n: int) -> None:
-    """ScoreError where the squares of rows like these leave float32's range, on one side or the other: s_i^2 would be
-    infinite, zero or anything. Fisher vectors are whitened and never do; a tangent kernel's gradients may."""
-    if block.dtype != jnp.float32:
-        return
+def _check_range(rows: RowBlocks) -> None:
+    """ScoreError where the squares of rows like the first ones leave float32's range, on one side or the other: s_i^2
+    would be infinite, zero or anything. Fisher vectors are whitened and seldom do; a tangent kernel's gradients may.
+    Where the first ones are too short, or zero, others are looked at until some are long enough."""
+    n, p = rows.shape
     known = jnp.finfo(jnp.float32)
-    low = float(np.sqrt(float(known.tiny) / float(known.eps) * block.shape[1]))
+    low = float(np.sqrt(float(known.tiny) / float(known.eps) * p))
     high = float(np.sqrt(float(known.max) / (4 * n)))
-    longest = max(float(np.linalg.norm(row.astype(np.float64))) for row in np.asarray(block))
+    longest = 0.0
+    for index in range(block_count(rows)):
+        block = rows.block(index)
+        if block.dtype != jnp.float32:
+            return
+        longest = max(longest, *(float(np.linalg.norm(row.astype(np.float64))) for row in np.asarray(block)))
+        if longest > low:
+            break
     if longest != 0 and not low < longest < high:
         raise ScoreError(f"rows of the matrix are as long as {longest:.1e}: outside {low:.0e} to {high:.0e}, where "
                          f"float32 holds their squares; multiply the function by about {1 / longest:.0e}, or give "

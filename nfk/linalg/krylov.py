@@ -190,7 +190,7 @@ def _next_block(
 ) -> Float[Array, "q t"]:
     """Q_{j+1}, orthonormal against [Q_1 ... Q_j], from Z_j and the part of it outside their span."""
     # each column of Z carries absolute errors of some eps times the longest
-    noise = 4 * float(jnp.finfo(image.dtype).eps) * float(jnp.max(jnp.linalg.norm(image, axis=0)))
+    noise = 4 * float(jnp.finfo(image.dtype).eps) * _longest(image)
     room = min(basis[0].shape[1], p - sum(part.shape[1] for part in basis))
     following = orthonormalise(outside, basis, noise=noise, most=room)
     if (lost := room - following.shape[1]) > 0:
@@ -200,6 +200,12 @@ def _next_block(
         fresh = orthonormalise(fresh, [*basis, following], noise=0.0, most=lost)
         following = jnp.concatenate([following, fresh], axis=1)
     return following
+
+
+def _longest(columns: Float[Array, "q r"]) -> float:
+    """The greatest length of a column; of Z it is about s_1^2, whose square may leave float32."""
+    largest = jnp.abs(columns).max()
+    return float(largest) * float(jnp.linalg.norm(columns / jnp.where(largest > 0, largest, 1), axis=0).max())
 
 
 class _Modes(NamedTuple):

@@ -7,7 +7,7 @@ same matrix, and every sum run in the same order, so that a resumed pass ends on
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +17,11 @@ from jaxtyping import Array, Float
 from nfk.checkpoint import Forgetful, RowCheckpoint, RowFile
 from nfk.linalg import spread
 from nfk.linalg.tall import Tall
+
+
+class RangeError(ValueError):
+    """Numbers of the matrix, or their products, leave the range of its precision."""
+
 
 Progress = Callable[[int, int, str], None]
 """Called with (rows done, rows in all, what)."""
@@ -146,13 +151,24 @@ def fused_pass(
         start, stop = block_bounds(rows, index)
         block_left, right, norms = _accumulate(rows.block(index), basis, right)
         left.write(start, np.asarray(block_left))
-        squared += float(np.sum(np.asarray(norms), dtype=np.float64))
+        squared += (norm := float(np.sum(np.asarray(norms), dtype=np.float64)))
+        check_range(np.isfinite(norm), start, stop, norms.dtype)
         progress(stop, n, label)
         if checkpoint.due():
             left.sync()
             checkpoint.save(name, {"blocks": np.array([index + 1]), "squared_norm": np.array([squared]),
                                    "crc": np.array([left.checksum(stop)]), "right": spread.whole(right, p)})
+    check_range(jnp.isfinite(right).all(), 0, n, right.dtype)
     return Pass(left, right, squared)
+
+
+def check_range(finite: Any, start: int, stop: int, dtype: np.dtype) -> None:
+    """RangeError unless what was made of the squares of rows start to stop is `finite`: a later eigenproblem would fail
+    on it, or find nothing."""
+    if not finite:
+        raise RangeError(f"rows {start} to {stop - 1} of the matrix: {np.dtype(dtype).name} cannot hold the squares of "
+                         "some, so long are they; look at those examples, take the strategy gram, explicit or cogram, "
+                         "or give params in float64")
 
 
 @jax.jit

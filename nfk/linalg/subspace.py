@@ -6,6 +6,7 @@ power iterations. It sees V only through the products V M and V^T M.
 
 from __future__ import annotations
 
+import math
 from typing import Protocol, runtime_checkable
 
 import jax
@@ -15,7 +16,7 @@ from jaxtyping import Array, Float, Key
 
 from nfk.linalg.factors import Factors, RankError, numerical_rank, with_positive_peaks
 from nfk.linalg.orthonormal import product64
-from nfk.linalg.rows import Progress, silent
+from nfk.linalg.rows import Progress, check_range, silent
 
 
 @runtime_checkable
@@ -70,6 +71,7 @@ def subspace_iteration(
         raise RankError(f"rank={rank} is not in 1..min(n, p)={min(n, p)}; lower it (svd.rank)")
     width, steps = min(rank + oversampling, n, p), power_iterations + 1
     omega = products.matmat(jax.random.normal(key, (p, width)))
+    omega = omega / _power_of_two(omega)  # V V^T V Omega, made before the first QR, grows as the third power of V
     progress(1, steps, "power iterations")
     for step in range(power_iterations):
         omega = products.matmat(products.rmatmat(omega))
@@ -81,6 +83,11 @@ def subspace_iteration(
     return left, np.asarray(values, np.float64), right
 
 
+def _power_of_two(matrix: Float[Array, "n l"]) -> float:
+    """At most its largest number: by it all are divided without rounding."""
+    return 2.0 ** (math.frexp(float(jnp.abs(matrix).max()))[1] - 1)
+
+
 def subspace_svd(
     products: Products, *, rank: int, key: Key[Array, ""], oversampling: int = 10, power_iterations: int = 10,
     progress: Progress = silent,
@@ -90,9 +97,11 @@ def subspace_svd(
     Here V^T u_i = s_i w_i by construction, so the residual is ||V w_i - s_i u_i|| / s_1. The eigenvalue's relative
     error is ||V w_i - s_i u_i||^2 / (s_i^2 - s_l^2), s_l the smallest value that iteration carried (Kato and Temple).
     """
+    squared_norm = products.squared_norm()  # first: a row that is not finite is named before it is in all else
     left, values, right = subspace_iteration(
         products, rank=rank, key=key, oversampling=oversampling, power_iterations=power_iterations,
         progress=progress)
+    check_range(np.isfinite(squared_norm) and np.isfinite(values).all(), 0, products.shape[0], right.dtype)
     eps = float(jnp.finfo(right.dtype).eps)
     count = numerical_rank(values**2, eps, max(products.shape))
     if count == 0:
@@ -102,5 +111,5 @@ def subspace_svd(
     lengths = np.sqrt(np.diag(product64(rest, rest)))
     errors = lengths**2 / np.maximum(values**2 - values[-1] ** 2, eps * values**2)
     flipped = with_positive_peaks(np.asarray(left[:, :rank]), right[:, :rank])
-    return Factors(values[:rank], *flipped, lengths[:rank] / values[0], products.squared_norm(), power_iterations + 2,
+    return Factors(values[:rank], *flipped, lengths[:rank] / values[0], squared_norm, power_iterations + 2,
                    np.minimum(errors[:rank], 1.0))

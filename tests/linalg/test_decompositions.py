@@ -15,7 +15,7 @@ from nfk.linalg.factors import RankError, with_rounding
 from nfk.linalg.gram import gram_matrix, gram_svd
 from nfk.linalg.krylov import Interrupted, block_krylov, sample_rows
 from nfk.linalg.orthonormal import inner, inner_error
-from nfk.linalg.rows import DenseRows
+from nfk.linalg.rows import DenseRows, RangeError
 from nfk.linalg.subspace import DenseProducts, subspace_iteration, subspace_svd
 from tests.linalg.prescribed import SPECTRA, matrix, true_residuals
 from tests.linalg.test_rows import Memory
@@ -313,6 +313,25 @@ def test_gram_s_modes_do_not_depend_on_the_rows_scale(scale):
     modes = gram.gram_modes(DenseRows(values, 64), rank=4)
     assert np.abs(modes.singular_values**2 / truth**2 - 1).max() < 3e-7
     assert np.abs(modes.errors).max() < 1.2e-7
+
+
+@pytest.mark.parametrize("method", ["krylov", "subspace"])
+@pytest.mark.parametrize("scale", [2.0**-47, 2.0**47])
+def test_iterations_do_not_depend_on_the_rows_scale(method, scale):
+    """s_1^2 is a float32 number; its square, or s_1^3, is none. Both are right to float32's rounding of s_1."""
+    values = matrix(SPECTRA["slow decay"](120), N, P, 0)  # s_1 = 1
+    found = [decompose(method, rows, rank=4) for rows in (values, values * np.float32(scale))]
+    assert found[1].singular_values == pytest.approx(found[0].singular_values * scale, rel=2e-6)
+    assert found[1].residuals == pytest.approx(found[0].residuals, abs=1e-6)
+
+
+@pytest.mark.parametrize("method", ["krylov", "subspace"])
+def test_rows_whose_squares_are_beyond_float32_are_told(method):
+    values = matrix(SPECTRA["slow decay"](120), N, P, 0)
+    values[150] *= np.float32(1e22) / np.linalg.norm(values[150])
+    rows = {"krylov": "128 to 191", "subspace": "0 to 299"}[method]
+    with pytest.raises(RangeError, match=f"rows {rows} of the matrix: float32 cannot hold the squares"):
+        decompose(method, values, rank=4)
 
 
 @pytest.mark.parametrize("p", [3, 256, 1024, 10_000])
