@@ -12,6 +12,7 @@ from jaxtyping import Array, Float
 
 from nfk.checkpoint import RowCheckpoint, RowFile
 from nfk.devices import everywhere, local_mesh
+from nfk.fisher.scores import check_image
 from nfk.linalg.panels import READ_BYTES, panel_image_blocks
 from nfk.linalg.rows import ImageBlocks, Progress, RowBlocks, image_blocks, in_file, in_memory, silent
 from nfk.linalg.tall import Tall
@@ -54,8 +55,16 @@ def _blocks(
     itemsize, read = np.dtype(right.dtype).itemsize, min(READ_BYTES, memory_bytes // 16)
     resident = resident_rows(vectors, itemsize, memory_bytes - 2 * read)
     read_rows = max(1, read // (right.shape[1] * itemsize))
-    return lambda first: panel_image_blocks(vectors, right, first, progress, _LABEL, resident_rows=resident,
-                                            read_rows=read_rows)
+    return lambda first: _finite(panel_image_blocks(vectors, right, first, progress, _LABEL, resident_rows=resident,
+                                                    read_rows=read_rows))
+
+
+def _finite(blocks: ImageBlocks) -> ImageBlocks:
+    """The blocks; ScoreError where one holds what is no number. A right factor in memory needs no such look: the scores
+    take it."""
+    for after, start, block in blocks:
+        check_image(block, start)
+        yield after, start, block
 
 
 def held_or_read(right: Tall, memory_bytes: int) -> Float[Array, "p k"] | Tall:
@@ -77,11 +86,17 @@ def scale(
     fitted: int,
 ) -> Float[np.ndarray, "n k"]:
     """`none`: as it is. `whitened`: divided by s / sqrt(n), n = `fitted` examples, so that each component has
-    unit mean square on those. `unit`: each row divided by its length (a zero row stays zero)."""
+    unit mean square on those. `unit`: each row divided by its length (a zero row stays zero). ScoreError where a
+    number divided leaves the precision."""
     if scaling == "none":
         return embedding
     if scaling == "whitened":
         spread = singular_values / np.sqrt(fitted)
-        return (embedding / spread[None, :]).astype(embedding.dtype)
-    lengths = np.linalg.norm(embedding, axis=1, keepdims=True)
-    return (embedding / np.where(lengths > 0, lengths, 1)).astype(embedding.dtype)
+        with np.errstate(over="ignore"):
+            scaled = (embedding / spread[None, :]).astype(embedding.dtype)
+        check_image(scaled, 0)
+        return scaled
+    largest = np.abs(embedding).max(axis=1, keepdims=True)  # whose square may leave the precision
+    even = embedding / np.where(largest > 0, largest, 1)
+    lengths = np.linalg.norm(even, axis=1, keepdims=True)
+    return (even / np.where(lengths > 0, lengths, 1)).astype(embedding.dtype)

@@ -88,12 +88,13 @@ class Scores:
         self, block: Any, whitening: Whitening, right: Float[Array, "p k"], start: int = 0
     ) -> Float[Array, "r k"]:
         """`whitened` times `right`, each row used while it is in cache and never kept: as good as the gradient's
-        price."""
+        price. ScoreError as `whitened`, and where a product leaves the precision."""
         count = len(block) * self.rows_each
         params, key = self._placed
         image = self._run(self._image, params, self._padded(block), key, whitening, right)[:count]
         if not np.isfinite(np.asarray(image)).all():
-            self.whitened(block, whitening, start)
+            self.whitened(block, whitening, start)  # names it where the score itself is not finite
+            check_image(np.asarray(image), start, self.rows_each)
         return image
 
     def _run(self, made: Callable, params: PyTree, block: Array, key: Array, whitening: Whitening, *rest: Array) -> Any:
@@ -155,6 +156,15 @@ def check_finite(scores: Float[np.ndarray, "r p"], start: int, each: int = 1) ->
         bad = int(np.sum(~np.isfinite(scores[row])))
         raise ScoreError(f"example {start + row // each}: {bad} of {scores.shape[1]} score entries are NaN or "
                          f"infinite; look at that example and at the model's weights")
+
+
+def check_image(image: Float[np.ndarray, "r k"], start: int, each: int = 1) -> None:
+    """ScoreError naming the first example (as `check_finite`) whose row times the right factor is not finite, though
+    its score is."""
+    finite = np.isfinite(image).all(axis=1)
+    if not finite.all():
+        raise ScoreError(f"example {start + int(np.argmin(finite)) // each}: its score is so long that its embedding "
+                         f"leaves {image.dtype.name}; look at that example, or give params in float64")
 
 
 def _jacobian(function: LogDensity) -> LogDensity:

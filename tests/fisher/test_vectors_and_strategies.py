@@ -256,3 +256,25 @@ class TestScaling:
 
     def test_unit(self):
         assert self.scaled("unit") == pytest.approx(np.array([[0.6, 0.8], [0.0, 0.0]]))
+
+    @pytest.mark.parametrize("size", [1e-30, 1e30])
+    def test_unit_of_rows_whose_squares_leave_float32(self, size):
+        found = scale(self.rows * np.float32(size), "unit", singular_values=np.ones(2), fitted=4)
+        assert found == pytest.approx(np.array([[0.6, 0.8], [0.0, 0.0]]))
+
+    def test_what_float32_cannot_hold_is_refused(self):
+        with pytest.raises(ScoreError, match="example 1: its score is so long that its embedding leaves float32; look"):
+            scale(self.rows[::-1] * np.float32(1e37), "whitened", singular_values=np.array([1.0, 1e-3]), fitted=4)
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_an_embedding_that_float32_cannot_hold_is_refused(held):
+    """The rows can be held, their products with W cannot: W in memory or read by rows."""
+    scores = Scores(lambda params, x, key: x @ params, jnp.ones(16))
+    x = np.ones((9, 16), np.float32)
+    x[7] = 2e38
+    right = np.full((16, 1), 0.25, np.float32)
+    with pytest.raises(ScoreError, match="example 7: its score is so long that its embedding leaves float32") as caught:
+        embed(FisherVectors(scores, x, identity_statistics(16), damping=0.0, block_rows=4),
+              jnp.asarray(right) if held else right)
+    assert len(str(caught.value).splitlines()) == 1
