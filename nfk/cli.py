@@ -259,7 +259,7 @@ def estimate(family: Family) -> None:
     settings = load()
     settings.family(family)
     data, net = images.load(settings), network.load(settings, family)
-    found, _ = network.load_statistics(net, data)
+    found, _ = network.load_statistics(settings, net, data)
     vectors = FisherVectors(net.scores, data.examples("train", settings.svd.examples), found,
                             damping=settings.svd.damping, unit_rows=settings.svd.unit_rows,
                             block_rows=settings.svd.block)

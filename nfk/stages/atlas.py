@@ -37,9 +37,9 @@ def run(params: Params, family: str, to: Path, points: int) -> Made:
     started = datetime.now(UTC)
     params.family(family)
     data, net = images.load(params), network.load(params, family)
-    _, statistics_digest = network.load_statistics(net, data)
+    _, statistics_digest = network.load_statistics(params, net, data)
     made_from = {"data": data.digest, "model": net.digest, "statistics": statistics_digest}
-    factors = store.read(workspace.factors_store(family)).expect(**made_from)
+    factors = network.load_factors(params, family, **made_from)
     embeddings = store.read(workspace.embeddings_store(family)).expect(**made_from, factors=factors.digest)
     atlas = gather(params, family, data, net.card["model"], factors, embeddings, points)
     page = render(atlas)

@@ -26,9 +26,9 @@ from nfk.stages.outcome import Outcome
 def run(params: Params, family: str, group: Group | None = None) -> Outcome:
     group = Alone() if group is None else group
     data, net = images.load(params), network.load(params, family)
-    statistics, statistics_digest = network.load_statistics(net, data)
+    statistics, statistics_digest = network.load_statistics(params, net, data)
     made_from = {"data": data.digest, "model": net.digest, "statistics": statistics_digest}
-    factors = store.read(workspace.factors_store(family)).expect(**made_from)
+    factors = network.load_factors(params, family, **made_from)
     inputs = {**made_from, "factors": factors.digest}
     memory_bytes = int(params.svd.memory_gib * 2**30)
     scores, choices = net.scores, network.choices(factors)

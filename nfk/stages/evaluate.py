@@ -45,9 +45,9 @@ _QUERIES = 8
 
 def run(params: Params, family: str) -> Outcome:
     data, net = images.load(params), network.load(params, family)
-    statistics, statistics_digest = network.load_statistics(net, data)
+    statistics, statistics_digest = network.load_statistics(params, net, data)
     made_from = {"data": data.digest, "model": net.digest, "statistics": statistics_digest}
-    factors = store.read(workspace.factors_store(family)).expect(**made_from)
+    factors = network.load_factors(params, family, **made_from)
     embeddings = store.read(workspace.embeddings_store(family)).expect(**made_from, factors=factors.digest)
     choices = network.choices(factors)
     features, left_out = _features(params, net, data, statistics, embeddings, choices) if is_known(data) else ({}, {})

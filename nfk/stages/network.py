@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -19,6 +19,8 @@ from nfk.params import Params, ThetaParams
 from nfk.progress import told
 from nfk.stages import workspace
 from nfk.stages.images import Images
+
+_DECIDE = {"statistics": {"model_samples", "whitening"}, "svd": {"rank", "damping", "unit_rows", "examples"}}
 
 
 class Network(NamedTuple):
@@ -77,8 +79,41 @@ def choices(factors: store.Store) -> dict[str, Any]:
     return {"damping": kept["damping"], "unit_rows": kept.get("unit_rows", False)}  # older ones do not say
 
 
-def load_statistics(network: Network, images: Images) -> tuple[FisherStatistics, str]:
-    """What `statistics` wrote for just this network, theta and data, and its digest, which all later stores hold."""
+def load_statistics(params: Params, network: Network, images: Images) -> tuple[FisherStatistics, str]:
+    """What `statistics` wrote for just this network, theta, data and params.yaml, and its digest, which all later
+    stores hold."""
+    found = open_statistics(params, network, images)
+    return FisherStatistics.of_arrays(found, int(found.attributes["count"])), found.digest
+
+
+def open_statistics(params: Params, network: Network, images: Images) -> store.Store:
+    """The same, its arrays not read."""
     found = store.read(workspace.statistics_store(network.family))
     found.expect(model=network.digest, data=images.digest, theta=network.theta)
-    return FisherStatistics.of_arrays(found, int(found.attributes["count"])), found.digest
+    whitening = "kronecker" if "sides" in found else "diagonal"
+    _expect_settings(found, made_with(params, "statistics"), {"statistics.whitening": whitening})
+    return found
+
+
+def load_factors(params: Params, family: str, **made_from: str) -> store.Store:
+    """What `svd` wrote for just these inputs and params.yaml."""
+    found = store.read(workspace.factors_store(family)).expect(**made_from)
+    _expect_settings(found, made_with(params, "svd"), {f"svd.{name}": value for name, value in choices(found).items()})
+    return found
+
+
+def made_with(params: Params, stage: Literal["statistics", "svd"]) -> dict[str, Any]:
+    """The settings that make a stage's result another one: for its store, and to hold it against params.yaml later.
+    Those that only change how it is found (strategy, blocks, passes) are left out."""
+    section = getattr(params, stage).model_dump(mode="json", include=_DECIDE[stage])
+    return {"seed": params.seed, **{f"{stage}.{name}": value for name, value in section.items()}}
+
+
+def _expect_settings(found: store.Store, now: dict[str, Any], older: dict[str, Any]) -> None:
+    """StoreError naming the first setting with which the store was made and which params.yaml has otherwise: DVC would
+    have remade it, a stage started by hand would mix the two. `older`: what a store that does not say shows."""
+    made = found.attributes.get("made_with", older)
+    for name, value in now.items():
+        if name in made and made[name] != value:
+            raise store.StoreError(f"{found.path} was made with {name}={made[name]}, but params.yaml says {value}; "
+                                   "remake it with `nfk repro`")

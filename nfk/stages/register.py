@@ -36,8 +36,8 @@ def run(params: Params, family: str) -> tuple[registry.Entry, registry.Entry]:
 def _run(params: Params, family: str) -> tuple[registry.Entry, registry.Entry]:
     data, net = images.load(params), network.load(params, family)
     made_from = {"data": data.digest, "model": net.digest}
-    statistics = store.read(workspace.statistics_store(family)).expect(**made_from, theta=net.theta)
-    factors = store.read(workspace.factors_store(family)).expect(**made_from, statistics=statistics.digest)
+    statistics = network.open_statistics(params, net, data)
+    factors = network.load_factors(params, family, **made_from, statistics=statistics.digest)
     inputs = {**made_from, "statistics": statistics.digest, "factors": factors.digest}
     path = workspace.embeddings_store(family)
     embeddings = store.read(path).expect(**inputs)

@@ -31,6 +31,7 @@ def run(params: Params, family: str, group: Group | None = None) -> Outcome:
             writer.put(name, values)
         writer.attributes.update(
             count=found.count, samples=origin, dead_parameters=found.dead,
+            made_with=network.made_with(params, "statistics"),
             parameters=[entry._asdict() for entry in parameter_index(scores.params)])
     scratch.clear()
     dead = f", {found.dead:,} dead" if found.dead else ""

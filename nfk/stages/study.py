@@ -22,9 +22,9 @@ def run(params: Params, name: str) -> Outcome:
     if isinstance(asked, TimingParams) and asked.devices:
         devices.take(asked.devices)
     data, net = images.load(params), network.load(params, asked.family)
-    statistics, statistics_digest = network.load_statistics(net, data)
+    statistics, statistics_digest = network.load_statistics(params, net, data)
     made_from = {"data": data.digest, "model": net.digest, "statistics": statistics_digest}
-    factors = store.read(workspace.factors_store(asked.family)).expect(**made_from)
+    factors = network.load_factors(params, asked.family, **made_from)
     embeddings = store.read(workspace.embeddings_store(asked.family)).expect(**made_from, factors=factors.digest)
     digests = {**made_from, "factors": factors.digest, "embeddings": embeddings.digest}
     scratch = workspace.scratch("study", name, {"study": asked.model_dump(), "seed": params.seed, **digests})

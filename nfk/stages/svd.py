@@ -27,7 +27,7 @@ class NotConverged(ValueError):
 def run(params: Params, family: str, group: Group | None = None) -> Outcome:
     group = Alone() if group is None else group
     data, net = images.load(params), network.load(params, family)
-    statistics, statistics_digest = network.load_statistics(net, data)
+    statistics, statistics_digest = network.load_statistics(params, net, data)
     settings, scores = params.svd, net.scores
     examples = data.examples("train", settings.examples)
     scores.probe(examples, settings.block)
@@ -63,7 +63,7 @@ def run(params: Params, family: str, group: Group | None = None) -> Outcome:
         writer.attributes.update(
             strategy=plan, passes=factors.passes, squared_norm=factors.squared_norm,
             orthogonality=orthogonality, damping=settings.damping, unit_rows=settings.unit_rows,
-            examples=vectors.shape[0])
+            examples=vectors.shape[0], made_with=network.made_with(params, "svd"))
     if group.index == 0:
         save(singular_values(factors.singular_values, factors.residuals, settings.tolerance),
              workspace.spectrum_figure(family))

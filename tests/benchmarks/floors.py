@@ -122,7 +122,7 @@ def measure(workspace: Path, family: str) -> dict[str, Any]:
         print(f"{family} seed {params.seed}: {features.name}: {found[features.name]}", file=sys.stderr)
     factors = store.read(f"factors/{family}.zarr")
     with progress("spectrum") as report:
-        spectrum = spectra(params, net, data, network.load_statistics(net, data)[0], report)
+        spectrum = spectra(params, net, data, network.load_statistics(params, net, data)[0], report)
     at = spectrum["components"].index(100)
     return {"parameters": net.card["parameters"], "metrics": net.card["metrics"], "features": found,
             "explained_variance_at_100": {name: values[at] for name, values in spectrum.items()

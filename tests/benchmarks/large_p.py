@@ -28,7 +28,7 @@ from nfk.fisher.vectors import FisherVectors
 from nfk.memory import peak_bytes
 params = load()
 data, net = images.load(params), network.load(params, "net")
-statistics, _ = network.load_statistics(net, data)
+statistics, _ = network.load_statistics(params, net, data)
 FisherVectors(net.scores, data.examples("train", 1), statistics, block_rows=1).block(0).block_until_ready()
 print(peak_bytes())
 """

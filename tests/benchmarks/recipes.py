@@ -84,7 +84,7 @@ def measure(workspace: Path, family: str) -> dict[str, Any]:
     wanted += [features for features in representations.activations(params, net, data, params.svd.rank)
                if features.name in ("activations-all", "activations-latent_mean")]
     with progress("spectrum") as report:
-        spectrum = spectra(params, net, data, network.load_statistics(net, data)[0], report)
+        spectrum = spectra(params, net, data, network.load_statistics(params, net, data)[0], report)
     at = spectrum["components"].index(100)
     probes = {features.name: logistic_probe(standardise(features), truth, params.evaluate.strengths)
               for features in wanted}

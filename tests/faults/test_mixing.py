@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -100,9 +101,10 @@ def test_factors_of_other_data_or_another_model(mixed, workspace, what):
 
 def test_factors_of_other_statistics(mixed):
     """As after an edit of params.yaml: statistics made anew with fewer samples, the factors as they were."""
-    pipeline.run("statistics", settings(statistics={"model_samples": 8, "block": 4}))
+    fewer = settings(statistics={"model_samples": 8, "block": 4})
+    pipeline.run("statistics", fewer)
     with pytest.raises(StoreError) as error:
-        pipeline.run("embed", settings())
+        pipeline.run("embed", fewer)
     disagrees(error, STORES["svd"], "statistics", inputs("svd")["statistics"], pipeline.found("statistics"))
 
 
@@ -118,14 +120,62 @@ def test_statistics_in_other_parameters(mixed):
     found = network.load(settings(), FAMILY)
     narrowed = found._replace(scores=network.scores(other, FAMILY, found.model))
     with pytest.raises(StoreError) as error:
-        network.load_statistics(narrowed, images.load(other))
+        network.load_statistics(other, narrowed, images.load(other))
     disagrees(error, STORES["statistics"], "theta", inputs("statistics")["theta"], narrowed.theta)
 
 
-def test_another_normalisation_in_params_does_not_reach_old_factors(mixed):
-    """`embed` whitens as the factors were made, whatever params.yaml says of damping now."""
+SAME = {section: getattr(settings(), section).model_dump(mode="json") for section in ("statistics", "svd")}
+OTHERS = [("statistics", "whitening", "kronecker", "diagonal"), ("statistics", "model_samples", 16, 8),
+          ("svd", "damping", 0.1, 0.5), ("svd", "unit_rows", True, False), ("svd", "rank", 2, 1),
+          ("svd", "examples", None, 8)]
+
+
+def says_otherwise(error: pytest.ExceptionInfo, stage: str, setting: str, made: object, now: object) -> None:
+    assert str(error.value) == (f"{STORES[stage]} was made with {setting}={made}, but params.yaml says {now}; "
+                                "remake it with `nfk repro`")
+
+
+@pytest.mark.parametrize("section, name, made, now", OTHERS)
+def test_another_normalisation_in_params(mixed, section, name, made, now):
+    """Or an older params.yaml, whose keys are those of today: what was made by others of its values is refused, by
+    each stage that is started by hand (DVC would remake it first)."""
+    other = settings(**{section: {**SAME[section], name: now}})
+    for stage in ("svd", "embed", "evaluate") if section == "statistics" else ("embed", "evaluate"):
+        before = pipeline.found("embed")
+        with pytest.raises(StoreError) as error:
+            evaluate.run(other, FAMILY) if stage == "evaluate" else pipeline.run(stage, other)
+        says_otherwise(error, section, f"{section}.{name}", made, now)
+        assert pipeline.found("embed") == before
+
+
+def test_another_seed_in_params(mixed):
+    other = settings().model_copy(update={"seed": 3})
+    for stage in ("svd", "embed"):
+        with pytest.raises(StoreError) as error:
+            pipeline.run(stage, other)
+        says_otherwise(error, "statistics", "seed", 0, 3)
+
+
+@pytest.mark.parametrize("section, name, made, now", [OTHERS[0], OTHERS[2], OTHERS[3]])
+def test_stores_that_do_not_say_their_settings_show_their_normalisation(mixed, monkeypatch, section, name, made, now):
+    """Older ones: Kronecker factors are there or not, and `svd` always kept how it whitened."""
+    read = store.read
+
+    def older(path: Path) -> store.Store:
+        found = read(path)
+        return replace(found, attributes={key: value for key, value in found.attributes.items() if key != "made_with"})
+
+    monkeypatch.setattr(store, "read", older)
+    pipeline.run("embed", settings())
+    with pytest.raises(StoreError) as error:
+        pipeline.run("embed", settings(**{section: {**SAME[section], name: now}}))
+    says_otherwise(error, section, f"{section}.{name}", made, now)
+
+
+def test_how_factors_are_found_is_no_other_normalisation(mixed):
     before = pipeline.found("embed")
-    pipeline.run("embed", settings(svd={"rank": 2, "damping": 0.5, "strategy": "stream", "block": 4}))
+    pipeline.run("embed", settings(svd={**SAME["svd"], "strategy": "explicit", "block": 8, "passes": 9,
+                                        "oversampling": 3, "tolerance": 1e-2, "memory_gib": 1.0}))
     assert pipeline.found("embed") == before
 
 
@@ -137,5 +187,6 @@ def test_weights_of_another_network_under_a_card(mixed, workspaces):
 
 
 def test_a_params_file_of_another_version():
+    """Its keys are no longer those of today; where they are, `test_another_normalisation_in_params`."""
     with pytest.raises(ParamsError, match=r"svd\.iterations"):
         settings(svd={"rank": 2, "iterations": 3})

@@ -45,7 +45,8 @@ def test_from_stores_to_a_page_that_waits_for_mlflow(workspace, tmp_path, monkey
     assert (entry / "artifacts" / "mlp.html").read_bytes() == page
     assert spool.read(entry).tags["digest.embeddings"] == embeddings.digest
 
-    workspace.run(workspace.params(FAMILIES, svd={"rank": 3, "strategy": "explicit", "block": 16}), "mlp", "svd")
+    smaller = workspace.params(FAMILIES, svd={"rank": 3, "strategy": "explicit", "block": 16})
+    workspace.run(smaller, "mlp", "svd")
     with pytest.raises(StoreError, match=r"embeddings/mlp\.zarr was made from factors"):
-        atlas.run(settings, "mlp", tmp_path / "atlas" / "mlp.html", 30)
+        atlas.run(smaller, "mlp", tmp_path / "atlas" / "mlp.html", 30)
     assert (tmp_path / "atlas" / "mlp.html").read_bytes() == page
