@@ -12,15 +12,7 @@ from flows import experiment as module
 from flows.experiment_index import write_page
 from flows.experiment_spec import FOLDER, ExperimentError, load
 from flows.own_workspace import StagesFailed
-
-ROOT = Path(__file__).parents[2]
-SPEC = {
-    "title": "Two numbers", "reproduces": "Table 0", "question": "Which is more?",
-    "sizes": {"cpu": {"expects": "no time", "seeds": [0, 1, 2], "parts": {"one": {"svd": {"rank": 16}}}}},
-    "rows": [{"name": "left", "value": "one:gan:features.nfk-16.logistic.accuracy", "paper": "90.0"},
-             {"name": "right", "value": "one:gan:spectrum.trained@10"}],
-    "claims": [{"says": "left above right", "more": "left", "than": "right"}],
-}
+from tests.test_experiment_spec import ROOT, SPEC, write
 
 
 @pytest.fixture
@@ -49,10 +41,6 @@ def project(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "prepare", prepare)
     monkeypatch.setattr(module, "run_stages", run_stages)
     return ran
-
-
-def write(spec):
-    (FOLDER / "two.yaml").write_text(json.dumps(spec))
 
 
 def test_rows_spread_and_claims_are_over_the_seeds(project):
