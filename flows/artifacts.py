@@ -12,6 +12,7 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, temporary_settings
 from prefect.utilities.context import get_task_and_flow_run_ids
 
 _PAUSES = tuple(2.0**number for number in range(1, 9))  # those between Prefect's own tries, as `flows` sets them
+_LATER = (408, 429)  # not refused: too slow, or too many requests, as Prefect Cloud says; Prefect's client tries again
 
 
 def publish(artifact: Artifact) -> None:
@@ -29,8 +30,8 @@ def publish(artifact: Artifact) -> None:
                     artifact.create()
             return
         except httpx.HTTPError as fault:
-            refused = isinstance(fault, httpx.HTTPStatusError) and fault.response.status_code < 500
-            if pause is None or refused:
+            status = fault.response.status_code if isinstance(fault, httpx.HTTPStatusError) else 503
+            if pause is None or (status < 500 and status not in _LATER):
                 raise
             time.sleep(pause)
 

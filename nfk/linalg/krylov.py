@@ -204,8 +204,16 @@ def _next_block(
 
 def _longest(columns: Float[Array, "q r"]) -> float:
     """The greatest length of a column; of Z it is about s_1^2, whose square may leave float32."""
+    largest, even = _peak_and_length(columns)
+    return float(largest) * float(even)
+
+
+@jax.jit
+def _peak_and_length(columns: Float[Array, "q r"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The largest number, and the greatest length of a column divided by it: compiled, or the quotients would be a
+    second Z in memory."""
     largest = jnp.abs(columns).max()
-    return float(largest) * float(jnp.linalg.norm(columns / jnp.where(largest > 0, largest, 1), axis=0).max())
+    return largest, jnp.linalg.norm(columns / jnp.where(largest > 0, largest, 1), axis=0).max()
 
 
 class _Modes(NamedTuple):

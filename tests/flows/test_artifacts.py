@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 from prefect import flow
 from prefect.artifacts import Artifact, MarkdownArtifact, TableArtifact
@@ -73,3 +75,21 @@ def test_a_server_that_fails_for_good_fails_the_run(through: proxies.Proxy, monk
     monkeypatch.setattr(artifacts, "_PAUSES", (0.05,))
     with pytest.raises(PrefectHTTPStatusError, match="500"):
         publish(through, MarkdownArtifact(key="refused", markdown="text"), failing=True)
+
+
+@pytest.mark.parametrize("status, tries", [(408, 2), (429, 2), (503, 2), (403, 1)])
+def test_a_busy_server_is_asked_again_and_one_that_refuses_is_not(
+        status: int, tries: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def create(_: Artifact) -> None:
+        asked.append(status)
+        if len(asked) == 1:
+            httpx.Response(status, request=httpx.Request("POST", "http://127.0.0.1/")).raise_for_status()
+
+    monkeypatch.setattr(MarkdownArtifact, "create", create)
+    monkeypatch.setattr(artifacts, "_PAUSES", (0.0,))
+    monkeypatch.setattr(artifacts, "_is_there", lambda artifact: False)
+    with nullcontext() if tries == 2 else pytest.raises(httpx.HTTPStatusError, match=str(status)):
+        artifacts.publish(MarkdownArtifact(key="busy", markdown="text"))
+    assert len(asked) == tries
