@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 CANDIDATE, CHAMPION = "candidate", "champion"
 FORMER, ROLLED_BACK, PAIR = "nfk.former_champion", "nfk.rolled_back", "nfk.embedder_version"
+PROMOTION = "nfk.promotion"
+"""Of each time somebody promotes it, a name and whether that is over"""
 OUTDONE = "nfk.outdone_by"
 """by the better one of promotions at once"""
 _PREFIX, _EMBEDDER, _EMBEDDINGS = "nfk-", "-embedder", "-embeddings"

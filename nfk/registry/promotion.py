@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 from nfk.registry.client import NotGoodEnough, RegistryError
-from nfk.registry.entries import CHAMPION, FORMER, OUTDONE, PAIR, ROLLED_BACK, Entry, entries, find, names_of, resolve
+from nfk.registry.entries import (
+    CHAMPION,
+    FORMER,
+    OUTDONE,
+    PAIR,
+    PROMOTION,
+    ROLLED_BACK,
+    Entry,
+    entries,
+    find,
+    names_of,
+    resolve,
+)
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_NONE = "none"
+_NONE, _BEGUN, _OVER = "none", "begun", "over"
 
 
 def promote(
@@ -23,10 +37,12 @@ def promote(
     Promotions at once: MLflow moves an alias in one step, so that there is never more than one champion; each writes
     whom it follows *before* it moves the alias and looks for rivals *after*, and again after each move that comes of
     it, so the one that moves it last sees all others, and the best stays. A rival is whoever follows somebody and is
-    none of those this one follows, directly or by others. One that broke off between the two counts as a rival still.
-    What `force` displaces counts as rolled back: no schedule brings it back.
+    none of those this one follows, directly or by others; there is none where nobody else promotes between the first
+    look and the last. One that broke off between the two counts as promoting still, until it is outdone or a person
+    forces another. What `force` displaces counts as rolled back: no schedule brings it back.
     """
     candidate = find(client, reference)
+    before = _promotions(client, candidate)
     pair = names_of(candidate.name)
     if candidate.name != pair.embedder:
         raise RegistryError(f"{candidate.name} follows {pair.embedder}: promote or roll back that one")
@@ -34,33 +50,61 @@ def promote(
     if champion is not None and champion.version == candidate.version:
         _crown(client, champion)  # a promotion that broke off between its two aliases is completed
         _forget(client, champion, ROLLED_BACK)  # of one by force that broke off before the first
+        _over(client, find(client, champion.reference))
         return champion, champion
     if not force:
         _pass_gate(candidate, champion, gain)
     former = champion.version if champion else _NONE
     client.set_model_version_tag(candidate.name, candidate.version, FORMER, former)
+    client.set_model_version_tag(candidate.name, candidate.version, PROMOTION, f"{uuid4().hex} {_BEGUN}")
     _forget(client, candidate, ROLLED_BACK, OUTDONE)
-    if force and champion is not None:  # before the aliases move: cut off after them, it would never be
-        client.set_model_version_tag(champion.name, champion.version, ROLLED_BACK, candidate.version)
+    if force:  # before the aliases move: cut off after them, it would never be
+        if champion is not None:
+            client.set_model_version_tag(champion.name, champion.version, ROLLED_BACK, candidate.version)
+        for version in _begun(_promotions(client, candidate)):
+            client.set_model_version_tag(candidate.name, version, OUTDONE, candidate.version)
     _crown(client, candidate)
     if force:
+        _over(client, find(client, candidate.reference))
         return find(client, candidate.reference), champion
-    best, rivals = candidate, _rivals(client, candidate, candidate)
+    best, rivals = candidate, _rivals(client, candidate, candidate, before)
     while better := [entry for entry in rivals if _metric(entry) > _metric(best)]:
         best = max(better, key=_metric)
         _crown(client, best)
-        rivals = _rivals(client, best, candidate)
+        rivals = _rivals(client, best, candidate, before)
     for entry in [*rivals, candidate]:  # or whoever is promoted after a way back would meet it again
         if _metric(entry) < _metric(best):
             client.set_model_version_tag(entry.name, entry.version, OUTDONE, best.version)
+    _over(client, find(client, candidate.reference))
     if best is not candidate:
         raise NotGoodEnough(f"{candidate.reference} was not promoted: {best.reference}, at {best.metric:.4f} better "
                             f"than {candidate.metric:.4f}, was promoted meanwhile and is the champion")
     return find(client, candidate.reference), champion
 
 
-def _rivals(client: MlflowClient, best: Entry, candidate: Entry) -> list[Entry]:
-    """Of those that were promoted, or began to be, whom neither the best nor the candidate is or follows."""
+def _promotions(client: MlflowClient, candidate: Entry) -> dict[str, str | None]:
+    """By version, what was written of its last promotion; one that was outdone is over. Without the candidate."""
+    return {entry.version: f"{written.partition(' ')[0]} {_OVER}"
+            if (written := entry.tags.get(PROMOTION)) and {OUTDONE, ROLLED_BACK} & entry.tags.keys() else written
+            for entry in entries(client, candidate.name) if entry.version != candidate.version}
+
+
+def _begun(promotions: Mapping[str, str | None]) -> list[str]:
+    """Whose promotion goes on, or broke off."""
+    return [version for version, written in promotions.items() if written and written.endswith(_BEGUN)]
+
+
+def _over(client: MlflowClient, entry: Entry) -> None:
+    if (written := entry.tags.get(PROMOTION, _OVER)).endswith(_BEGUN):
+        client.set_model_version_tag(entry.name, entry.version, PROMOTION, f"{written.partition(' ')[0]} {_OVER}")
+
+
+def _rivals(client: MlflowClient, best: Entry, candidate: Entry, before: Mapping[str, str | None]) -> list[Entry]:
+    """Of those that were promoted, or began to be, whom neither the best nor the candidate is or follows; none where
+    this one was alone since `before`: who was champion once, and whose follower was deleted, say, is no rival."""
+    now = _promotions(client, candidate)
+    if now == before and not _begun(now):
+        return []
     found = {entry.version: entry for entry in entries(client, candidate.name) if FORMER in entry.tags}
     followed: set[str] = set()
     for version in (best.version, candidate.version):

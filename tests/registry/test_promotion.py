@@ -167,6 +167,7 @@ def test_the_best_stays_that_began_before_the_champion_whom_another_follows(clie
 
     def goes_on() -> None:  # it began when the first was champion, and looks for rivals before the late one is one
         client.set_model_version_tag(NAME, "2", "nfk.former_champion", "1")
+        client.set_model_version_tag(NAME, "2", "nfk.promotion", "its begun")
         client.set_registered_model_alias(NAME, "champion", "2")
 
     with pytest.raises(registry.NotGoodEnough, match=f"{best}, at 0.9300 better than 0.9200"):
@@ -194,6 +195,37 @@ def test_who_was_champion_before_one_brought_back_by_force_is_no_rival(client):
     registry.promote(client, first, force=True)
     registry.promote(client, late)
     assert champions(client) == [late, f"{PAIRED}/4"]
+
+
+def test_who_was_displaced_to_and_fro_by_force_is_not_crowned_by_the_next(client):
+    first, second, worse, new = add(client, 0.95, 0.96, 0.80, 0.82)
+    for reference in (first, second):
+        registry.promote(client, reference)
+    for reference in (worse, second, worse):
+        registry.promote(client, reference, force=True)
+    assert registry.promote(client, new)[0].reference == new
+    assert champions(client) == [new, f"{PAIRED}/4"]
+
+
+def test_who_was_followed_by_a_champion_that_somebody_deleted_is_not_crowned_by_the_next(client):
+    first, second, leaked, new = add(client, 0.80, 0.90, 0.95, 0.85)
+    for reference in (first, second, leaked):
+        registry.promote(client, reference)
+    client.delete_model_version(NAME, "3")
+    registry.promote(client, new)
+    assert champions(client)[0] == new
+
+
+def test_a_promotion_that_broke_off_is_passed_over_by_force(client):
+    first, broken, chosen, new = add(client, 0.50, 0.90, 0.60, 0.65)
+    registry.promote(client, first)
+    client.set_model_version_tag(NAME, "2", "nfk.former_champion", "1")
+    client.set_model_version_tag(NAME, "2", "nfk.promotion", "its begun")
+    registry.promote(client, chosen, force=True)
+    registry.promote(client, new)
+    assert champions(client)[0] == new
+    registry.promote(client, broken)  # the same command again brings it back
+    assert champions(client)[0] == broken
 
 
 def test_of_two_promotions_the_better_stays_wherever_they_meet(client):

@@ -80,13 +80,6 @@ class RegistryMachine(RuleBasedStateMachine):
         if not force and old is not None and (version in self.rolled or self.metric[version] < self.metric[old]):
             return False
         self.rolled.discard(version)
-        rivals = [] if force else [each for each in self.metric if each != version and each not in self.rolled
-                                   and each in self.former and self.former[each] == old
-                                   and self.metric[each] > self.metric[version]]
-        if rivals:  # of a champion that was deleted since
-            self.champion = max(rivals, key=lambda each: self.metric[each])
-            self.former.pop(version, None)
-            return False
         self.former[version], self.champion = old, version
         if force and old is not None:
             self.rolled.add(old)
