@@ -83,18 +83,18 @@ def resident_rows(vectors: RowBlocks, itemsize: int, memory_bytes: int) -> int:
 
 def scale(
     embedding: Float[np.ndarray, "n k"], scaling: Scaling, *, singular_values: Float[np.ndarray, " k"],
-    fitted: int,
+    fitted: int, first: int = 0,
 ) -> Float[np.ndarray, "n k"]:
     """`none`: as it is. `whitened`: divided by s / sqrt(n), n = `fitted` examples, so that each component has
-    unit mean square on those. `unit`: each row divided by its length (a zero row stays zero). ScoreError where a
-    number divided leaves the precision."""
+    unit mean square on those. `unit`: each row divided by its length (a zero row stays zero). ScoreError naming the
+    example, the first row is the `first`, where a number divided leaves the precision."""
     if scaling == "none":
         return embedding
     if scaling == "whitened":
         spread = singular_values / np.sqrt(fitted)
         with np.errstate(over="ignore"):
             scaled = (embedding / spread[None, :]).astype(embedding.dtype)
-        check_image(scaled, 0)
+        check_image(scaled, first)
         return scaled
     largest = np.abs(embedding).max(axis=1, keepdims=True)  # whose square may leave the precision
     even = embedding / np.where(largest > 0, largest, 1)

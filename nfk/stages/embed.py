@@ -51,7 +51,7 @@ def run(params: Params, family: str, group: Group | None = None) -> Outcome:
                                   progress=partial(_reported, report, split))
             scaled = _Scaled(found, rows.shape[0], partial(
                 scale, scaling=params.embed.scaling, singular_values=factors["singular_values"][:],
-                fitted=factors.attributes["examples"]))
+                fitted=factors.attributes["examples"]), own.start * vectors.block_rows)
             writer.put_rows(split, scaled, start=own.start * vectors.block_rows, total=vectors.shape[0],
                             share=-(-block_count(vectors) // group.size) * vectors.block_rows)
             writer.put(f"{split}_id", data.source_rows(split)[: vectors.shape[0]])
@@ -70,14 +70,14 @@ def run(params: Params, family: str, group: Group | None = None) -> Outcome:
 
 
 class _Scaled(ReadByRows):
-    """The rows of a file, scaled as they are read."""
+    """The rows of a file, scaled as they are read; the first is that of the example `first`."""
 
-    def __init__(self, file: RowFile, rows: int, scaled: Callable[[np.ndarray], np.ndarray]) -> None:
+    def __init__(self, file: RowFile, rows: int, scaled: Callable[..., np.ndarray], first: int) -> None:
         self.shape, self.dtype = (rows, file.columns), file.dtype
-        self._file, self._scaled = file, scaled
+        self._file, self._scaled, self._first = file, scaled, first
 
     def _read(self, start: int, stop: int) -> Float[np.ndarray, "b k"]:
-        return self._scaled(self._file.read(start, stop))
+        return self._scaled(self._file.read(start, stop), first=self._first + start)
 
 
 def _reported(report: Report, split: str, done: int, total: int, what: str) -> None:
