@@ -167,8 +167,8 @@ def check_range(finite: Any, start: int, stop: int, dtype: np.dtype) -> None:
     on it, or find nothing."""
     if not finite:
         raise RangeError(f"rows {start} to {stop - 1} of the matrix: {np.dtype(dtype).name} cannot hold the squares of "
-                         "some, so long are they; look at those examples, take the strategy gram, explicit or cogram, "
-                         "or give params in float64")
+                         "some, so long are they; look at those examples, give params in float64, or take the strategy "
+                         "gram, explicit or cogram, which run in one process")
 
 
 @jax.jit

@@ -116,4 +116,4 @@ def _expect_settings(found: store.Store, now: dict[str, Any], older: dict[str, A
     for name, value in now.items():
         if name in made and made[name] != value:
             raise store.StoreError(f"{found.path} was made with {name}={made[name]}, but params.yaml says {value}; "
-                                   "remake it with `nfk repro`")
+                                   f"remake it with `nfk repro`, or set {name} back")

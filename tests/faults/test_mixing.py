@@ -132,7 +132,7 @@ OTHERS = [("statistics", "whitening", "kronecker", "diagonal"), ("statistics", "
 
 def says_otherwise(error: pytest.ExceptionInfo, stage: str, setting: str, made: object, now: object) -> None:
     assert str(error.value) == (f"{STORES[stage]} was made with {setting}={made}, but params.yaml says {now}; "
-                                "remake it with `nfk repro`")
+                                f"remake it with `nfk repro`, or set {setting} back")
 
 
 @pytest.mark.parametrize("section, name, made, now", OTHERS)
