@@ -83,10 +83,19 @@ def promote(
 
 
 def _promotions(client: MlflowClient, candidate: Entry) -> dict[str, str | None]:
-    """By version, what was written of its last promotion; one that was outdone is over. Without the candidate."""
-    return {entry.version: f"{written.partition(' ')[0]} {_OVER}"
-            if (written := entry.tags.get(PROMOTION)) and {OUTDONE, ROLLED_BACK} & entry.tags.keys() else written
-            for entry in entries(client, candidate.name) if entry.version != candidate.version}
+    """By version, what was written of its last promotion, without the candidate's."""
+    return {entry.version: _promotion(entry) for entry in entries(client, candidate.name)
+            if entry.version != candidate.version}
+
+
+def _promotion(entry: Entry) -> str | None:
+    """What was written of its last one; that of an entry that was outdone or rolled back is over."""
+    written = entry.tags.get(PROMOTION)
+    return _ended(written) if written and {OUTDONE, ROLLED_BACK} & entry.tags.keys() else written
+
+
+def _ended(promotion: str) -> str:
+    return f"{promotion.partition(' ')[0]} {_OVER}"
 
 
 def _begun(promotions: Mapping[str, str | None]) -> list[str]:
@@ -96,7 +105,7 @@ def _begun(promotions: Mapping[str, str | None]) -> list[str]:
 
 def _over(client: MlflowClient, entry: Entry) -> None:
     if (written := entry.tags.get(PROMOTION, _OVER)).endswith(_BEGUN):
-        client.set_model_version_tag(entry.name, entry.version, PROMOTION, f"{written.partition(' ')[0]} {_OVER}")
+        client.set_model_version_tag(entry.name, entry.version, PROMOTION, _ended(written))
 
 
 def _rivals(client: MlflowClient, best: Entry, candidate: Entry, before: Mapping[str, str | None]) -> list[Entry]:
